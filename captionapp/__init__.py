@@ -1,0 +1,1 @@
+"""captionapp: describes pictures with BLIP and learns from the people who correct it."""

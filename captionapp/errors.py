@@ -1,0 +1,62 @@
+"""Named errors of the domain. The web and the command line translate them."""
+
+
+class CaptionAppError(Exception):
+    """Base of every error that a person can be told about: ``str(error)`` is a sentence."""
+
+
+class InvalidSetting(CaptionAppError):
+    """A setting has a value that cannot be used."""
+
+
+class InvalidImage(CaptionAppError):
+    """The bytes are not a picture that can be used; the message says what to do about it."""
+
+
+class TooLarge(InvalidImage):
+    """The file has too many bytes or the picture too many pixels."""
+
+
+class StorageFull(CaptionAppError):
+    """There is no room, on the disk or in the quota, for another picture."""
+
+
+class InvalidOptions(CaptionAppError):
+    """A decoding option is outside its bounds."""
+
+
+class ModelUnavailable(CaptionAppError):
+    """No caption can be made now: the model is missing, broken, or still failing to load."""
+
+    def __init__(self, message: str, retry_after: float = 10.0) -> None:
+        super().__init__(message)
+        #: Seconds after which asking again makes sense.
+        self.retry_after = retry_after
+
+
+class QueueFull(ModelUnavailable):
+    """More captions are waiting than the bounded queue holds."""
+
+
+class UnknownVersion(CaptionAppError):
+    """No model version of that name exists."""
+
+
+class PullFailed(CaptionAppError):
+    """A checkpoint could not be downloaded or is not a BLIP captioning checkpoint."""
+
+
+class NotFound(CaptionAppError):
+    """No such record, or not one that this browser may see."""
+
+
+class InvalidFeedback(CaptionAppError):
+    """The answer of a person cannot be kept as it is; the message says why."""
+
+
+class FeedbackStoreError(CaptionAppError):
+    """feedback.csv cannot be read or written."""
+
+
+class InvalidDataset(CaptionAppError):
+    """A folder of pictures with captions is not of the expected form."""
