@@ -1,1 +1,84 @@
 """captionapp: describes pictures with BLIP and learns from the people who correct it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from flask import Flask
+
+from captionapp import cli, logs, settings, web
+from captionapp.captioning.batching import CaptionQueue
+from captionapp.captioning.captioner import Captioner
+from captionapp.captioning.service import ModelService
+from captionapp.captioning.versions import ModelVersion, ModelVersions
+from captionapp.errors import InvalidSetting
+from captionapp.feedback.repository import CsvFeedbackRepository
+from captionapp.images import ImageStore
+from captionapp.metrics import Metrics
+from captionapp.records import Records
+from captionapp.settings import ROOT, Settings
+from captionapp.workflow import Workflow
+
+__version__ = "0.1.0"
+
+
+def create_app(config: Mapping[str, Any] | None = None) -> Flask:
+    """The application.
+
+    ``config`` goes over every other source of settings: ``CAPTIONAPP_...`` names are ours, the rest
+    are Flask's. Nothing is loaded here: torch is imported when a model is first asked for.
+
+    Raises:
+        InvalidSetting: with a sentence that names the setting.
+    """
+    chosen, flask_config, sources = settings.load(config)
+    _make_instance(chosen)
+    app = Flask(
+        __name__,
+        instance_path=str(chosen.instance),
+        root_path=str(ROOT),
+        template_folder="templates",
+        static_folder="static",
+    )
+    app.config["SECRET_KEY"] = settings.secret_key(chosen)
+    app.config["SETTINGS_SOURCES"] = sources
+    app.config.update(flask_config)
+    logs.configure(chosen)
+    app.extensions["captionapp"] = _workflow(chosen)
+    logs.init_app(app)
+    web.register(app)
+    cli.register(app)
+    return app
+
+
+def _make_instance(chosen: Settings) -> None:
+    try:
+        chosen.instance.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidSetting(
+            f"CAPTIONAPP_INSTANCE: {chosen.instance} cannot be used ({error.strerror or error})."
+        ) from error
+
+
+def _workflow(chosen: Settings) -> Workflow:
+    instance = chosen.instance
+    versions = ModelVersions(instance / "models", ROOT / "fine-tuned-model", chosen.model)
+
+    def load_captioner(version: ModelVersion) -> Captioner:
+        from captionapp.captioning.blip import BlipCaptioner  # imports torch
+
+        return BlipCaptioner.load(version.folder, version.name, chosen.threads_of_model())
+
+    metrics = Metrics()
+    service = ModelService(versions, load_captioner, chosen.load_retry_seconds)
+    return Workflow(
+        settings=chosen,
+        records=Records(instance / "captionapp.db"),
+        store=ImageStore(instance / "uploads", chosen.upload_quota_mb * 1_000_000),
+        feedback=CsvFeedbackRepository(instance / "feedback.csv"),
+        versions=versions,
+        service=service,
+        queue=CaptionQueue(service, chosen.queue_size, chosen.batch_size),
+        metrics=metrics,
+    )

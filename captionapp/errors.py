@@ -24,6 +24,11 @@ class StorageFull(CaptionAppError):
 class InvalidOptions(CaptionAppError):
     """A decoding option is outside its bounds."""
 
+    def __init__(self, option: str, message: str) -> None:
+        super().__init__(message)
+        #: Name of the field of ``DecodeOptions``.
+        self.option = option
+
 
 class ModelUnavailable(CaptionAppError):
     """No caption can be made now: the model is missing, broken, or still failing to load."""

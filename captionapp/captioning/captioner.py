@@ -51,21 +51,30 @@ class DecodeOptions:
         prompt = " ".join(unicodedata.normalize("NFC", self.prompt).split())
         if len(prompt) > MAX_PROMPT_CHARACTERS:
             raise InvalidOptions(
+                "prompt",
                 "The beginning of a description may have at most "
-                f"{MAX_PROMPT_CHARACTERS} characters, not {len(prompt)}."
+                f"{MAX_PROMPT_CHARACTERS} characters, not {len(prompt)}.",
             )
         if any(unicodedata.category(character) == "Cc" for character in prompt):
-            raise InvalidOptions("The beginning of a description contains control characters.")
+            raise InvalidOptions(
+                "prompt", "The beginning of a description contains control characters."
+            )
         object.__setattr__(self, "prompt", prompt)
 
     def key(self) -> str:
         """Canonical JSON: equal for options that decode equally, fit for a database column."""
         return json.dumps(asdict(self), sort_keys=True, ensure_ascii=False)
 
+    @classmethod
+    def from_key(cls, key: str) -> DecodeOptions:
+        """The options that ``key()`` was made of."""
+        values = json.loads(key)
+        return cls(**values | {"bad_words": tuple(values["bad_words"])})
+
 
 def _within(name: str, value: float, low: float, high: float) -> None:
     if isinstance(value, bool) or not low <= value <= high:  # NaN fails the comparison too
-        raise InvalidOptions(f"{name} is {value!r}; it must lie between {low} and {high}.")
+        raise InvalidOptions(name, f"{name} is {value!r}; it must lie between {low} and {high}.")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,380 @@
+"""What the application remembers in ``instance/captionapp.db``: pictures, who sent them, captions
+and the jobs that make them. SQLAlchemy on SQLite in WAL mode; safe from many threads and processes.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from sqlalchemy import (
+    ForeignKey,
+    Index,
+    UniqueConstraint,
+    create_engine,
+    delete,
+    event,
+    func,
+    select,
+    update,
+)
+from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.engine import Connection
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+
+from captionapp.captioning.captioner import Caption
+from captionapp.errors import NotFound
+
+#: Seconds that SQLite waits for another writer before it gives up.
+BUSY_SECONDS = 30
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Picture(Base):
+    """A stored picture. ``created_at`` is POSIX seconds, here as everywhere in this database."""
+
+    __tablename__ = "pictures"
+    image_id: Mapped[str] = mapped_column(primary_key=True)
+    width: Mapped[int]
+    height: Mapped[int]
+    created_at: Mapped[float]
+
+
+class Holding(Base):
+    """A browser has sent a picture, under a name, and asked for it to be described this way."""
+
+    __tablename__ = "holdings"
+    __table_args__ = (Index("holdings_of_browser", "contributor", "created_at"),)
+    image_id: Mapped[str] = mapped_column(ForeignKey("pictures.image_id"), primary_key=True)
+    contributor: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    options: Mapped[str]
+    created_at: Mapped[float]
+
+
+class CaptionRow(Base):
+    __tablename__ = "captions"
+    __table_args__ = (Index("captions_of_picture", "image_id", "options"),)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    id: Mapped[str] = mapped_column(unique=True)
+    image_id: Mapped[str] = mapped_column(ForeignKey("pictures.image_id"))
+    options: Mapped[str]
+    text: Mapped[str]
+    probability: Mapped[float]
+    model_version: Mapped[str]
+    seconds: Mapped[float]
+    created_at: Mapped[float]
+
+
+class Job(Base):
+    """A caption that is being made, or could not be (``problem``); gone once the caption is there.
+
+    The process that works on it extends ``lease_until``; a job whose lease is over was left behind
+    by a process that died, and may be taken by another.
+    """
+
+    __tablename__ = "jobs"
+    __table_args__ = (UniqueConstraint("image_id", "options"),)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    image_id: Mapped[str] = mapped_column(ForeignKey("pictures.image_id"))
+    options: Mapped[str]
+    owner: Mapped[str]
+    lease_until: Mapped[float]
+    problem: Mapped[str]
+
+
+@dataclass(frozen=True)
+class CaptionRecord:
+    """A caption as it was made and kept: see ``Caption`` for the units."""
+
+    id: str
+    image_id: str
+    text: str
+    probability: float
+    model_version: str
+    options: dict[str, Any]
+    seconds: float
+    created_at: datetime
+
+
+@dataclass(frozen=True)
+class Held:
+    """A picture as one browser holds it. ``options`` is the key of the decoding asked for."""
+
+    image_id: str
+    name: str
+    width: int
+    height: int
+    options: str
+    created_at: datetime
+
+
+@dataclass(frozen=True)
+class JobState:
+    """``problem`` is empty while the job is on its way; ``abandoned`` if its process died."""
+
+    problem: str
+    abandoned: bool
+
+
+class Records:
+    """The database at ``path``; tables are made if they are not there."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        #: This process, as the owner of jobs.
+        self.owner = uuid.uuid4().hex
+        self._engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": BUSY_SECONDS})
+        event.listen(self._engine, "connect", _configure_connection)
+        event.listen(self._engine, "begin", _begin)
+        with FileLock(f"{path}.lock"):  # two workers must not make the same table
+            Base.metadata.create_all(self._engine)
+
+    def close(self) -> None:
+        """Close the connections of this process."""
+        self._engine.dispose()
+
+    @contextmanager
+    def _read(self) -> Iterator[Session]:
+        with Session(self._engine) as session:
+            yield session
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        """A transaction that holds the database's write lock from its first moment.
+
+        What happens to the stored files inside it cannot overlap with another writer's decision.
+        """
+        engine = self._engine.execution_options(begin="IMMEDIATE")
+        with Session(engine) as session, session.begin():
+            yield session
+
+    # Pictures and who holds them
+
+    def hold(self, session: Session, held: Held, contributor: str) -> None:
+        """Note that this browser sent this picture; a second time renews name, options and time."""
+        now = held.created_at.timestamp()
+        session.execute(
+            insert(Picture)
+            .values(image_id=held.image_id, width=held.width, height=held.height, created_at=now)
+            .on_conflict_do_nothing()
+        )
+        values = {"name": held.name, "options": held.options, "created_at": now}
+        session.execute(
+            insert(Holding)
+            .values(image_id=held.image_id, contributor=contributor, **values)
+            .on_conflict_do_update(index_elements=["image_id", "contributor"], set_=values)
+        )
+
+    def held(self, image_id: str, contributor: str | None) -> Held:
+        """The picture as this browser holds it; ``None`` is the operator, who sees every picture.
+
+        Raises:
+            NotFound: if there is no such picture, or this browser does not hold it.
+        """
+        query = _held_query().where(Holding.image_id == image_id)
+        if contributor is not None:
+            query = query.where(Holding.contributor == contributor)
+        with self._read() as session:
+            row = session.execute(query.order_by(Holding.created_at.desc())).first()
+        if row is None:
+            raise NotFound("There is no such picture, or it is not one of yours.")
+        return _held(row)
+
+    def held_by(self, contributor: str, offset: int, limit: int) -> tuple[list[Held], int]:
+        """A slice of this browser's pictures, newest first, and how many there are in all."""
+        mine = Holding.contributor == contributor
+        query = (
+            _held_query()
+            .where(mine)
+            .order_by(Holding.created_at.desc(), Holding.image_id)
+            .offset(offset)
+            .limit(limit)
+        )
+        with self._read() as session:
+            total = session.scalar(select(func.count()).select_from(Holding).where(mine)) or 0
+            return [_held(row) for row in session.execute(query)], total
+
+    def release(self, session: Session, image_id: str, contributor: str) -> bool:
+        """This browser lets go of the picture. Returns whether another browser still holds it."""
+        session.execute(
+            delete(Holding).where(Holding.image_id == image_id, Holding.contributor == contributor)
+        )
+        return (
+            session.scalar(select(Holding.image_id).where(Holding.image_id == image_id)) is not None
+        )
+
+    def forget(self, session: Session, image_id: str) -> None:
+        """Remove the picture with its captions and jobs."""
+        for table in (Job, CaptionRow, Holding, Picture):
+            session.execute(delete(table).where(table.image_id == image_id))
+
+    def held_before(self, moment: datetime) -> list[tuple[str, str]]:
+        """(image_id, contributor) of what was sent before ``moment``."""
+        query = select(Holding.image_id, Holding.contributor).where(
+            Holding.created_at < moment.timestamp()
+        )
+        with self._read() as session:
+            return [(image_id, contributor) for image_id, contributor in session.execute(query)]
+
+    # Captions
+
+    def add_caption(self, image_id: str, caption: Caption) -> str | None:
+        """Keep a caption and end its job. Returns its id; ``None`` if the picture is gone."""
+        caption_id = uuid.uuid4().hex
+        key = caption.options.key()
+        with self.write() as session:
+            if session.get(Picture, image_id) is None:
+                return None
+            session.add(
+                CaptionRow(
+                    id=caption_id,
+                    image_id=image_id,
+                    options=key,
+                    text=caption.text,
+                    probability=caption.probability,
+                    model_version=caption.model_version,
+                    seconds=caption.seconds,
+                    created_at=_now(),
+                )
+            )
+            session.execute(delete(Job).where(Job.image_id == image_id, Job.options == key))
+        return caption_id
+
+    def caption(self, image_id: str, caption_id: str) -> CaptionRecord:
+        """The caption of this id.
+
+        Raises:
+            NotFound: if there is none, or it describes another picture.
+        """
+        with self._read() as session:
+            row = session.scalar(
+                select(CaptionRow).where(
+                    CaptionRow.id == caption_id, CaptionRow.image_id == image_id
+                )
+            )
+            if row is None:
+                raise NotFound("The description that this answer is about no longer exists.")
+            return _caption(row)
+
+    def captions(self, image_ids: Iterable[str]) -> dict[tuple[str, str], list[CaptionRecord]]:
+        """Captions of these pictures by (image_id, options key), newest first."""
+        query = (
+            select(CaptionRow)
+            .where(CaptionRow.image_id.in_(list(image_ids)))
+            .order_by(CaptionRow.number.desc())
+        )
+        found: dict[tuple[str, str], list[CaptionRecord]] = {}
+        with self._read() as session:
+            for row in session.scalars(query):
+                found.setdefault((row.image_id, row.options), []).append(_caption(row))
+        return found
+
+    # Jobs
+
+    def begin_job(self, image_id: str, options: str, lease_seconds: float) -> bool:
+        """Take the making of a caption upon this process.
+
+        Returns ``False`` if a living process, this one or another, is at it already.
+        """
+        now = _now()
+        with self.write() as session:
+            if session.get(Picture, image_id) is None:
+                return False
+            job = session.scalar(
+                select(Job).where(Job.image_id == image_id, Job.options == options)
+            )
+            if job is None:
+                job = Job(image_id=image_id, options=options)
+                session.add(job)
+            elif not job.problem and job.lease_until > now:
+                return False
+            job.owner, job.lease_until, job.problem = self.owner, now + lease_seconds, ""
+        return True
+
+    def extend_leases(self, lease_seconds: float) -> None:
+        """Say that this process lives and is still at its jobs."""
+        with self.write() as session:
+            session.execute(
+                update(Job)
+                .where(Job.owner == self.owner, Job.problem == "")
+                .values(lease_until=_now() + lease_seconds)
+            )
+
+    def fail_job(self, image_id: str, options: str, problem: str) -> None:
+        """Note why the caption could not be made."""
+        with self.write() as session:
+            session.execute(
+                update(Job)
+                .where(Job.image_id == image_id, Job.options == options)
+                .values(problem=problem)
+            )
+
+    def jobs(self, image_ids: Iterable[str]) -> dict[tuple[str, str], JobState]:
+        """The jobs of these pictures by (image_id, options key)."""
+        query = select(Job).where(Job.image_id.in_(list(image_ids)))
+        now = _now()
+        with self._read() as session:
+            return {
+                (job.image_id, job.options): JobState(
+                    job.problem, abandoned=not job.problem and job.lease_until <= now
+                )
+                for job in session.scalars(query)
+            }
+
+
+def _configure_connection(connection: Any, _: Any) -> None:
+    # The driver's own BEGIN would come too late, at the first change; ours is in _begin.
+    connection.isolation_level = None
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA foreign_keys = ON")
+
+
+def _begin(connection: Connection) -> None:
+    kind = connection.get_execution_options().get("begin", "DEFERRED")
+    connection.exec_driver_sql(f"BEGIN {kind}")
+
+
+def _now() -> float:
+    return datetime.now(UTC).timestamp()
+
+
+def _held_query() -> Any:
+    return select(
+        Holding.image_id,
+        Holding.name,
+        Picture.width,
+        Picture.height,
+        Holding.options,
+        Holding.created_at,
+    ).join(Picture, Picture.image_id == Holding.image_id)
+
+
+def _held(row: Any) -> Held:
+    image_id, name, width, height, options, created_at = row
+    moment = datetime.fromtimestamp(created_at, UTC)
+    return Held(image_id, name, width, height, options, moment)
+
+
+def _caption(row: CaptionRow) -> CaptionRecord:
+    return CaptionRecord(
+        id=row.id,
+        image_id=row.image_id,
+        text=row.text,
+        probability=row.probability,
+        model_version=row.model_version,
+        options=json.loads(row.options),
+        seconds=row.seconds,
+        created_at=datetime.fromtimestamp(row.created_at, UTC),
+    )

@@ -1,0 +1,127 @@
+"""Fixtures: an application in a temporary instance folder, with a captioner that only pretends."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient, FlaskCliRunner
+from PIL import Image, ImageDraw
+
+from captionapp import create_app
+from captionapp.captioning.captioner import Caption, DecodeOptions
+from captionapp.captioning.versions import ModelVersion
+from captionapp.workflow import Workflow
+
+
+class FakeCaptioner:
+    """Answers at once with the next of ``replies``, the last one again and again.
+
+    A reply that is an exception is raised. What it was asked is kept in ``calls``.
+    """
+
+    def __init__(self, model_version: str = "fake-1", replies: Sequence[Any] = ("a red ball",)):
+        self.model_version = model_version
+        self.replies = list(replies)
+        self.calls: list[tuple[int, DecodeOptions]] = []
+
+    def caption(self, images: Sequence[Image.Image], options: DecodeOptions) -> list[Caption]:
+        self.calls.append((len(images), options))
+        captions = []
+        for _ in images:
+            reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
+            if isinstance(reply, Exception):
+                raise reply
+            text = f"{options.prompt} {reply}".strip()
+            captions.append(Caption(text, 0.5, self.model_version, options, 0.01))
+        return captions
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Tests never see the settings, nor touch the instance folder, of whoever runs them."""
+    import os
+
+    for name in list(os.environ):
+        if name.startswith("CAPTIONAPP_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("CAPTIONAPP_INSTANCE", str(tmp_path / "instance"))
+
+
+@pytest.fixture
+def captioner() -> FakeCaptioner:
+    return FakeCaptioner()
+
+
+@pytest.fixture
+def make_app(tmp_path: Path, captioner: FakeCaptioner) -> Iterator[Any]:
+    """``make_app(**settings)`` builds an application with the fake captioner; closed at the end."""
+    apps: list[Flask] = []
+
+    def make(**config: Any) -> Flask:
+        app = create_app(
+            {"TESTING": True, "WTF_CSRF_ENABLED": False, "CAPTIONAPP_RATE_LIMIT": ""} | config
+        )
+        workflow: Workflow = app.extensions["captionapp"]
+        serve(workflow, captioner)
+        apps.append(app)
+        return app
+
+    yield make
+    for app in apps:
+        app.extensions["captionapp"].close(timeout=10)
+
+
+def serve(workflow: Workflow, captioner: FakeCaptioner) -> None:
+    """Have the application serve this captioner as its current version."""
+    version = ModelVersion(
+        name=captioner.model_version,
+        folder=Path("nowhere"),
+        origin="shipped",
+        created_at="2026-01-01T00:00:00Z",
+    )
+    workflow.versions.current = lambda: version  # type: ignore[method-assign]
+    workflow.service._load = lambda _: captioner  # type: ignore[assignment]
+
+
+@pytest.fixture
+def app(make_app: Any) -> Flask:
+    return make_app()
+
+
+@pytest.fixture
+def workflow(app: Flask) -> Workflow:
+    return app.extensions["captionapp"]
+
+
+@pytest.fixture
+def client(app: Flask) -> FlaskClient:
+    return app.test_client()
+
+
+@pytest.fixture
+def runner(app: Flask) -> FlaskCliRunner:
+    return app.test_cli_runner()
+
+
+def draw(colour: str = "red", size: tuple[int, int] = (64, 48)) -> Image.Image:
+    """A ball on a meadow."""
+    image = Image.new("RGB", size, "#7a4")
+    width, height = size
+    ImageDraw.Draw(image).ellipse((width // 4, height // 4, width // 2, height // 2), fill=colour)
+    return image
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+@pytest.fixture
+def png() -> bytes:
+    return encoded(draw())
