@@ -1,1 +1,1 @@
-"""How the shipped checkpoint was made: one module a stage, each run as ``python -m starter.NAME``."""
+"""How the shipped checkpoint was made: one module a stage, run by ``python -m starter.NAME``."""

@@ -44,7 +44,7 @@ def _square(data: bytes | Path, side: int) -> np.ndarray:
 
 
 def _read_source(source: Path) -> Iterator[tuple[str, bytes | Path]]:
-    """Names and contents of the pictures in a tar archive or a folder, in the order of the names."""
+    """Names and contents of the pictures in a tar archive or a folder, sorted by name."""
     if source.is_dir():
         for path in sorted(source.iterdir()):
             if path.suffix.lower() in {".jpg", ".jpeg", ".png"}:

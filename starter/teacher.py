@@ -40,8 +40,8 @@ class TeacherConfig:
     sources: tuple[tuple[str, str, int, int | None, int], ...] = (
         ("flickr", "flickr8k/train", 224, None, 2),
         ("caltech", "starter/caltech101.tar", 144, None, 0),
-        ("imagenet", "starter/imagenet_samples.tar", 144, None, 2),
-        ("tiny", "starter/tiny_imagenet.tar", 64, 8000, 0),
+        ("imagenet", "starter/imagenet_samples.tar", 144, None, 1),
+        ("tiny", "starter/tiny_imagenet.tar", 64, 4000, 0),
     )
     batch: int = 32  # views at a time
     seed: int = 0

@@ -1,0 +1,167 @@
+"""Any captioner and pictures with human captions -> figures.
+
+The measures are those of `pycocoevalcap` (BLEU of Papineni et al. 2002, CIDEr-D of Vedantam et al.
+2015, ROUGE-L of Lin 2004) over lower-cased text with punctuation replaced by spaces, which makes
+its Java tokeniser unnecessary. The package is imported only when figures are asked for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from captionapp.captioning.captioner import Caption, Captioner, DecodeOptions
+from captionapp.errors import InvalidDataset
+from captionapp.training.dataset import Example
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+_NO_WORD = re.compile(r"[^\w\s]|_")
+
+
+@dataclass(frozen=True)
+class Figures:
+    """How good captions are; shares and BLEU lie between 0 and 1, CIDEr between 0 and 10."""
+
+    pictures: int
+    bleu_1: float
+    bleu_2: float
+    bleu_3: float
+    bleu_4: float
+    cider: float
+    rouge_l: float
+    distinct: float  # different captions over captions
+    empty: int  # captions without a word
+    repeating: int  # captions in which a word follows itself or three words come twice
+    mean_words: float
+
+    def as_dict(self) -> dict[str, float]:
+        """For JSON files and tables."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Figures and what they were computed from, in the order of the examples."""
+
+    figures: Figures
+    captions: list[Caption]
+    cider: list[float]  # of each caption alone
+
+    @property
+    def seconds_per_picture(self) -> float:
+        """Median over the pictures of the wall time of their batch divided by its size."""
+        sizes: dict[float, int] = {}
+        for caption in self.captions:
+            sizes[caption.seconds] = sizes.get(caption.seconds, 0) + 1
+        return statistics.median(c.seconds / sizes[c.seconds] for c in self.captions)
+
+
+def normalise_text(text: str) -> str:
+    """What is compared: lower case, punctuation replaced by spaces, single spaces."""
+    return " ".join(_NO_WORD.sub(" ", text.lower()).split())
+
+
+def repeats(text: str) -> bool:
+    """Whether a word follows itself or a phrase of three words occurs twice."""
+    words = normalise_text(text).split()
+    phrases = list(zip(words, words[1:], words[2:], strict=False))
+    doubled = any(first == second for first, second in zip(words, words[1:], strict=False))
+    return doubled or len(set(phrases)) < len(phrases)
+
+
+def score_texts(
+    texts: Sequence[str], references: Sequence[Sequence[str]]
+) -> tuple[Figures, list[float]]:
+    """Figures of captions against human ones, and the CIDEr of each caption.
+
+    Document frequencies for CIDEr come from the references given, as is the custom; so CIDEr of
+    sets of different pictures is not comparable, and that of a single picture is 0.
+
+    Raises:
+        InvalidDataset: if there is nothing to score, the two differ in length, or a picture has no
+            reference.
+        ModuleNotFoundError: if `pycocoevalcap` is not installed.
+    """
+    if not texts or len(texts) != len(references):
+        raise InvalidDataset(f"{len(texts)} captions do not fit {len(references)} pictures.")
+    said = {i: [normalise_text(text)] for i, text in enumerate(texts)}
+    wanted = {i: [normalise_text(text) for text in group] for i, group in enumerate(references)}
+    if not all(wanted.values()):
+        raise InvalidDataset("A picture has no reference caption.")
+    from pycocoevalcap.bleu.bleu import Bleu
+    from pycocoevalcap.cider.cider import Cider
+    from pycocoevalcap.rouge.rouge import Rouge
+
+    with contextlib.redirect_stdout(io.StringIO()):  # Bleu prints its lengths
+        bleu, _ = Bleu(4).compute_score(wanted, said, verbose=0)
+        cider, each = Cider().compute_score(wanted, said)
+        rouge, _ = Rouge().compute_score(wanted, said)
+    plain = [said[i][0] for i in range(len(texts))]
+    figures = Figures(
+        pictures=len(texts),
+        bleu_1=float(bleu[0]),
+        bleu_2=float(bleu[1]),
+        bleu_3=float(bleu[2]),
+        bleu_4=float(bleu[3]),
+        cider=float(cider),
+        rouge_l=float(rouge),
+        distinct=len(set(plain)) / len(plain),
+        empty=sum(not text for text in plain),
+        repeating=sum(repeats(text) for text in plain),
+        mean_words=statistics.fmean(len(text.split()) for text in plain),
+    )
+    return figures, [float(value) for value in each]
+
+
+def caption_examples(
+    captioner: Captioner, examples: Sequence[Example], options: DecodeOptions, batch: int = 16
+) -> list[Caption]:
+    """One caption an example, in order; ``batch`` pictures are in memory at a time.
+
+    Raises:
+        InvalidDataset: if a picture cannot be decoded.
+        ModelUnavailable: if the captioner cannot caption.
+    """
+    captions: list[Caption] = []
+    for part in _batches(examples, batch):
+        captions += captioner.caption([_open(example) for example in part], options)
+    return captions
+
+
+def evaluate(
+    captioner: Captioner, examples: Sequence[Example], options: DecodeOptions, batch: int = 16
+) -> Evaluation:
+    """Caption held-out pictures and score the captions.
+
+    Raises:
+        InvalidDataset: if there is no picture, or one that cannot be decoded.
+        ModelUnavailable: if the captioner cannot caption.
+    """
+    captions = caption_examples(captioner, examples, options, batch)
+    figures, cider = score_texts(
+        [caption.text for caption in captions], [example.captions for example in examples]
+    )
+    return Evaluation(figures, captions, cider)
+
+
+def _batches(examples: Sequence[Example], size: int) -> Iterator[Sequence[Example]]:
+    for first in range(0, len(examples), size):
+        yield examples[first : first + size]
+
+
+def _open(example: Example) -> Image.Image:
+    """The picture upright and in RGB."""
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(example.path) as opened:
+            return ImageOps.exif_transpose(opened).convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InvalidDataset(f"{example.path} cannot be read as a picture: {error}") from error
