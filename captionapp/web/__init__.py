@@ -1,0 +1,62 @@
+"""The web face: blueprints, forms, error pages and headers around the domain's ``Workflow``."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from flask import Flask
+from flask_wtf.csrf import CSRFProtect
+from werkzeug.middleware.proxy_fix import ProxyFix
+
+from captionapp.settings import Settings
+from captionapp.web import (
+    about,
+    errors,
+    feedback,
+    headers,
+    health,
+    history,
+    limits,
+    operator,
+    pictures,
+    presenting,
+    upload,
+)
+
+
+def register(app: Flask) -> None:
+    """Adds the pages to an application whose ``Workflow`` hangs on its extensions already."""
+    settings: Settings = app.extensions["captionapp"].settings
+    configure(app, settings)
+    if settings.proxies:
+        n = settings.proxies
+        app.wsgi_app = ProxyFix(app.wsgi_app, n, n, n)  # type: ignore[method-assign]
+    headers.init_app(app, settings)
+    # The order of these matters: requests are counted, and their type is looked at, before the
+    # CSRF check reads the body.
+    limits.init_app(app, settings)
+    CSRFProtect(app)
+    errors.init_app(app)
+    presenting.init_app(app)
+    app.jinja_env.globals["is_operator"] = operator.is_operator
+    for module in (upload, pictures, feedback, history, about, health):
+        app.register_blueprint(module.blueprint)
+
+
+def configure(app: Flask, settings: Settings) -> None:
+    """Flask's own settings that follow from ours: cookies, CSRF, and the bounds of a request."""
+    app.config.update(
+        SESSION_COOKIE_HTTPONLY=True,
+        SESSION_COOKIE_SAMESITE="Lax",
+        SESSION_COOKIE_SECURE=settings.https,
+        # Answers for pictures must not send the session again: arriving late, an old copy would
+        # bring back messages that were read already.
+        SESSION_REFRESH_EACH_REQUEST=False,
+        PERMANENT_SESSION_LIFETIME=timedelta(days=365),
+        WTF_CSRF_TIME_LIMIT=24 * 3600,
+        MAX_CONTENT_LENGTH=settings.max_files * settings.max_file_mb * 1_000_000 + 1_000_000,
+        # More files than the limit reach the form, which names the limit; far more do not.
+        MAX_FORM_PARTS=2 * settings.max_files + 50,
+        MAX_FORM_MEMORY_SIZE=100_000,
+        SEND_FILE_MAX_AGE_DEFAULT=timedelta(days=365),
+    )

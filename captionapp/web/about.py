@@ -1,0 +1,98 @@
+"""The model card of the version being served."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from flask import Blueprint, render_template
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+from markupsafe import Markup
+
+from captionapp.errors import CaptionAppError
+from captionapp.web.current import workflow
+
+blueprint = Blueprint("about", __name__)
+
+#: Fields of a model card's front matter that tell a reader something.
+SHOWN_FIELDS = {
+    "license": "License",
+    "language": "Language",
+    "base_model": "Made from",
+    "datasets": "Trained on",
+    "pipeline_tag": "Task",
+}
+
+
+@blueprint.get("/about")
+def show() -> str:
+    try:
+        version = workflow().versions.current()
+        card = workflow().versions.model_card(version)
+    except CaptionAppError as error:
+        return render_template("about.html", version=None, problem=str(error))
+    fields, body = split_front_matter(card)
+    return render_template("about.html", version=version, fields=fields, card=render_markdown(body))
+
+
+def split_front_matter(card: str) -> tuple[list[tuple[str, str]], str]:
+    """The telling fields of the YAML between ``---`` lines, and the text below it."""
+    from huggingface_hub import ModelCard  # slow to import, and needed on this page only
+
+    try:
+        parsed = ModelCard(card, ignore_metadata_errors=True)
+        data: Mapping[str, Any] = parsed.data.to_dict()
+    except Exception:  # whatever a broken front matter raises, the text below it is still good
+        _, _, body = card.removeprefix("---").partition("\n---")
+        return [], body or card
+    fields = [(label, _joined(data.get(name))) for name, label in SHOWN_FIELDS.items()]
+    return [(label, value) for label, value in fields if value], parsed.text
+
+
+def _joined(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(str(one) for one in value)
+    return "" if value is None else str(value)
+
+
+def render_markdown(text: str) -> Markup:
+    """Markdown as HTML that can do no harm: raw HTML shows as text, pictures are left out.
+
+    Headings move below the page's own ``h1``; links that lead to files beside the card, which are
+    not served, are plain text.
+    """
+    markdown = MarkdownIt("js-default", {"linkify": False}).disable("image")
+    tokens = markdown.parse(text)
+    _lower_headings(tokens)
+    for token in tokens:
+        if token.children:
+            _unlink_relative(token.children)
+    html = markdown.renderer.render(tokens, markdown.options, {})
+    # Tables scroll on narrow screens; a scrolling region has to be reachable by keyboard.
+    region = '<div class="scroll" role="region" aria-label="Table" tabindex="0"><table>'
+    return Markup(html.replace("<table>", region).replace("</table>", "</table></div>"))
+
+
+def _lower_headings(tokens: list[Token]) -> None:
+    """No heading is higher than h2, and none is more than one level below the one before it."""
+    previous = 1
+    for token in tokens:
+        if token.type == "heading_open":
+            wanted = int(token.tag[1]) + 1
+            level = min(wanted, previous + 1, 6)
+            token.tag, previous = f"h{level}", level
+        elif token.type == "heading_close":
+            token.tag = f"h{previous}"
+
+
+def _unlink_relative(tokens: list[Token]) -> None:
+    unlinked = False  # links do not nest
+    for token in tokens:
+        if token.type == "link_open":
+            href = str(token.attrs.get("href", ""))
+            unlinked = not href.startswith(("https://", "http://", "mailto:"))
+            if unlinked:
+                token.tag, token.attrs = "span", {}
+        elif token.type == "link_close" and unlinked:
+            token.tag = "span"

@@ -1,0 +1,81 @@
+"""What people answer, and the operator's view of the answers."""
+
+from __future__ import annotations
+
+import io
+import math
+
+from flask import Blueprint, Response, flash, make_response, redirect, render_template, url_for
+from flask.typing import ResponseReturnValue
+
+from captionapp.errors import FeedbackStoreError, InvalidFeedback
+from captionapp.feedback.repository import Verdict
+from captionapp.web import errors, identity, pictures
+from captionapp.web.current import workflow
+from captionapp.web.forms import FeedbackForm, first_error
+from captionapp.web.operator import require_operator
+from captionapp.web.paging import asked_page
+
+blueprint = Blueprint("feedback", __name__)
+
+ROWS_PER_PAGE = 50
+
+
+@blueprint.post("/images/<image_id>/feedback")
+def give(image_id: str) -> ResponseReturnValue:
+    form = FeedbackForm()
+    if not form.validate_on_submit():
+        return _form_again(image_id, form, first_error(form), 422)
+    try:
+        row = workflow().give_feedback(
+            image_id,
+            identity.contributor(),
+            form.caption_id.data,
+            form.verdict.data,
+            form.correction.data or "",
+            form.reasons.data or [],
+        )
+    except InvalidFeedback as error:
+        return _form_again(image_id, form, str(error), 422)
+    except FeedbackStoreError as error:
+        response = _form_again(image_id, form, f"{error} Your answer was not kept.", 503)
+        response.headers["Retry-After"] = str(errors.retry_after(error))
+        return response
+    if row.verdict is Verdict.ACCEPTED:
+        flash("Thank you. It is noted that the description is right.", "done")
+    else:
+        flash("Thank you. Your description is kept and will be shown from now on.", "done")
+    return redirect(url_for("pictures.show", image_id=image_id), 303)
+
+
+def _form_again(image_id: str, form: FeedbackForm, problem: str, status: int) -> Response:
+    """The page again with everything the person wrote still in the form."""
+    return make_response(pictures.page(image_id, form, problem), status)
+
+
+@blueprint.get("/feedback")
+def table() -> str:
+    require_operator()
+    rows = workflow().feedback.rows()
+    rows.reverse()
+    pages = max(1, math.ceil(len(rows) / ROWS_PER_PAGE))
+    page = min(asked_page(), pages)
+    return render_template(
+        "feedback.html",
+        rows=rows[(page - 1) * ROWS_PER_PAGE : page * ROWS_PER_PAGE],
+        page=page,
+        pages=pages,
+        total=len(rows),
+    )
+
+
+@blueprint.get("/feedback/download")
+def download() -> Response:
+    """The rows for a spreadsheet: nothing in it runs as a formula, and Excel reads it as UTF-8."""
+    require_operator()
+    text = io.StringIO(newline="")
+    workflow().feedback.write_for_spreadsheets(text)
+    response = make_response(text.getvalue().encode("utf-8-sig"))
+    response.headers["Content-Type"] = "text/csv; charset=utf-8"
+    response.headers["Content-Disposition"] = 'attachment; filename="feedback.csv"'
+    return response

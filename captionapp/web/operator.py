@@ -1,0 +1,28 @@
+"""The operator: whoever knows the admin password, over HTTP Basic. Any user name will do."""
+
+from __future__ import annotations
+
+import hmac
+
+from flask import Response, abort, request
+
+from captionapp.web.current import workflow
+
+
+def is_operator() -> bool:
+    """Whether the request carries the admin password; never true when none is set."""
+    expected = workflow().settings.admin_password
+    given = request.authorization
+    if not expected or given is None or given.type != "basic":
+        return False
+    return hmac.compare_digest((given.password or "").encode(), expected.encode())
+
+
+def require_operator() -> None:
+    """Ends the request with 404 if there is no admin password, with 401 if it was not given."""
+    if not workflow().settings.admin_password:
+        abort(404)
+    if not is_operator():
+        challenge = Response(status=401)
+        challenge.www_authenticate.type = "basic"  # type: ignore[assignment]
+        abort(challenge)

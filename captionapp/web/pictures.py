@@ -1,0 +1,103 @@
+"""A picture's page, its bytes, and what its owner can do with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flask import Blueprint, Response, flash, redirect, render_template, send_file, url_for
+from flask.typing import ResponseReturnValue
+
+from captionapp.errors import NotFound
+from captionapp.images import MEDIA_TYPE
+from captionapp.web import identity
+from captionapp.web.current import workflow
+from captionapp.web.forms import ButtonForm, FeedbackForm
+from captionapp.web.operator import is_operator
+from captionapp.web.presenting import description_of, served_version
+
+blueprint = Blueprint("pictures", __name__, url_prefix="/images/<image_id>")
+
+#: The address says everything about the bytes, so that they never change under it.
+IMMUTABLE = "private, max-age=31536000, immutable"
+
+
+@blueprint.get("")
+def show(image_id: str) -> str:
+    return page(image_id)
+
+
+def page(image_id: str, form: FeedbackForm | None = None, problem: str = "") -> str:
+    """The page of a picture; with ``form``, an answer that could not be kept, and why.
+
+    Raises:
+        NotFound: if this browser does not hold the picture and the operator is not asking.
+    """
+    viewer = _viewer(image_id)
+    view = workflow().picture(image_id, viewer)
+    filled = form is not None
+    if form is None:
+        form = FeedbackForm(formdata=None)
+    description = description_of(view, viewer)
+    if not filled and description is not None:
+        form.correction.data = description.text
+        form.caption_id.data = view.caption.id if view.caption else ""
+    return render_template(
+        "picture.html",
+        view=view,
+        description=description,
+        form=form,
+        problem=problem,
+        button=ButtonForm(formdata=None),
+        served=served_version(),
+        viewer=viewer,
+    )
+
+
+@blueprint.get("/file")
+def file(image_id: str) -> Response:
+    path = workflow().serve_file(image_id, _viewer(image_id))
+    return _send(path, MEDIA_TYPE, image_id)
+
+
+@blueprint.get("/thumbnail")
+def thumbnail(image_id: str) -> Response:
+    path = workflow().serve_thumbnail(image_id, _viewer(image_id))
+    return _send(path, "image/webp", f"{image_id}-small")
+
+
+@blueprint.post("/delete")
+def delete(image_id: str) -> ResponseReturnValue:
+    workflow().let_go(image_id, identity.contributor())
+    flash("The picture is gone from your history.", "done")
+    return redirect(url_for("history.show"), 303)
+
+
+@blueprint.post("/again")
+def again(image_id: str) -> ResponseReturnValue:
+    contributor = identity.contributor()
+    workflow().again(image_id, contributor)
+    workflow().wait(image_id, contributor, workflow().settings.wait_seconds)
+    return redirect(url_for("pictures.show", image_id=image_id), 303)
+
+
+def _viewer(image_id: str) -> str | None:
+    """Who looks: this browser, or None for the operator, who sees everybody's pictures."""
+    viewer = identity.contributor()
+    if is_operator():
+        try:
+            workflow().picture(image_id, viewer)
+        except NotFound:
+            return None
+    return viewer
+
+
+def _send(path: Path, media_type: str, stem: str) -> Response:
+    try:
+        response = send_file(
+            path, mimetype=media_type, download_name=f"{stem}{path.suffix}", conditional=True
+        )
+    except FileNotFoundError as error:
+        raise NotFound("The picture is no longer there.") from error
+    response.headers["Content-Disposition"] = f'inline; filename="{stem}{path.suffix}"'
+    response.headers["Cache-Control"] = IMMUTABLE
+    return response

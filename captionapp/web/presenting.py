@@ -1,0 +1,83 @@
+"""What templates say about a picture: whose words its description is, and how sure it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from flask import Flask
+
+from captionapp.errors import CaptionAppError
+from captionapp.feedback.repository import Verdict
+from captionapp.web.current import workflow
+from captionapp.web.forms import REASON_LABELS
+
+if TYPE_CHECKING:
+    from captionapp.workflow import PictureView
+
+
+@dataclass(frozen=True)
+class Description:
+    """The text to show first. ``source`` is ``person`` or ``machine``; ``label`` says it in words.
+
+    ``checked`` is False as long as no person has confirmed or written the text.
+    """
+
+    text: str
+    source: str
+    label: str
+    checked: bool
+
+
+def description_of(view: PictureView, viewer: str | None) -> Description | None:
+    """A person's text before the model's; None while there is neither."""
+    answer, caption, correction = view.answer, view.caption, view.correction
+    if correction is None and answer is not None and answer.verdict is Verdict.CORRECTED:
+        correction = answer  # without correction memory, a person still sees what they said
+    if correction is not None:
+        by_viewer = viewer is not None and correction.contributor == viewer
+        label = "Written by you" if by_viewer else "Written by a person"
+        return Description(correction.feedback, "person", label, checked=True)
+    if caption is None:
+        return None
+    if answer is not None and answer.caption == caption.text:  # not about an older caption
+        label = "Written by a machine, confirmed by you"
+        return Description(caption.text, "machine", label, checked=True)
+    label = "Written by a machine, not yet checked"
+    return Description(caption.text, "machine", label, checked=False)
+
+
+def sureness(probability: float) -> str:
+    """A sentence for the geometric mean of the tokens' probabilities, in (0, 1]."""
+    if probability >= 0.6:
+        return "Each next word was a clear choice."
+    if probability >= 0.35:
+        return "Several words could have been chosen differently."
+    return "It was guessing: read this one with care."
+
+
+def percent(probability: float) -> str:
+    """``0.4567`` -> ``46 %``; never 0 % for something that was possible."""
+    return f"{max(1, round(100 * probability))}\N{NO-BREAK SPACE}%"
+
+
+def day(moment: datetime | str) -> str:
+    """``23 November 2026, 12:45 UTC``, from a UTC datetime or ISO 8601 text."""
+    if isinstance(moment, str):
+        moment = datetime.fromisoformat(moment)
+    return f"{moment.day} {moment:%B %Y, %H:%M} UTC"
+
+
+def served_version() -> str:
+    """Name of the version that would write a caption now; empty if it cannot be told."""
+    try:
+        return workflow().versions.current().name
+    except CaptionAppError:
+        return ""
+
+
+def init_app(app: Flask) -> None:
+    """Makes the words of this module known to the templates."""
+    app.jinja_env.filters.update(percent=percent, sureness=sureness, day=day)
+    app.jinja_env.globals.update(description_of=description_of, reason_labels=REASON_LABELS)
