@@ -1,0 +1,171 @@
+"""``flask model``: the checkpoint that is served, and what it says of pictures."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from captionapp.captioning.captioner import MAX_BEAMS, MAX_NEW_TOKENS, Caption
+from captionapp.cli import files as picture_files
+from captionapp.cli.base import Commands, table
+from captionapp.cli.checkpoint import facts
+from captionapp.web.current import workflow
+
+
+@click.group("model", cls=Commands)
+def group() -> None:
+    """The checkpoint that is served, and what it says of pictures."""
+
+
+@group.command("warmup")
+def warmup() -> None:
+    """Load the version that would be served, make one real caption, and say what that took."""
+    warm = workflow().service.warm_up()
+    click.echo(
+        f"{warm.version}: loaded in {warm.load_seconds:.2f} s, "
+        f"one caption in {warm.caption_seconds:.2f} s ({warm.caption!r})"
+    )
+
+
+@group.command("info")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def info(as_json: bool) -> None:
+    """Describe the version that would be served, and the settings it runs with. Loads nothing."""
+    described = describe_served()
+    if as_json:
+        click.echo(json.dumps(described, ensure_ascii=False))
+        return
+    lines = []
+    for name, value in described.items():
+        if isinstance(value, dict):
+            lines += [(f"{name}.{inner}", _shown(known)) for inner, known in value.items()]
+        else:
+            lines.append((name, _shown(value)))
+    click.echo(table(lines))
+
+
+def describe_served() -> dict[str, Any]:
+    """Version, files, decoding and settings as one flat object of two levels.
+
+    Raises:
+        ModelUnavailable: if there is no checkpoint to describe.
+    """
+    flow = workflow()
+    version = flow.versions.current()
+    settings = flow.settings
+    return {
+        "version": version.name,
+        "origin": version.origin,
+        "created_at": version.created_at,
+        "folder": str(version.folder),
+        **facts(version.folder),
+        "decoding": dataclasses.asdict(settings.decode_options()),
+        "settings": {
+            "model": settings.model,
+            "batch_size": settings.batch_size,
+            "queue_size": settings.queue_size,
+            "threads_of_model": settings.threads_of_model(),
+        },
+    }
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, tuple | list):
+        return ", ".join(map(str, value)) or "-"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return str(value) if value not in ("", None) else "-"
+
+
+@group.command("caption")
+@click.argument(
+    "paths",
+    metavar="FILE...",
+    nargs=-1,
+    required=True,
+    type=click.Path(exists=True, path_type=Path),
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--prompt", default="", help="The beginning of every caption.")
+@click.option("--beams", type=click.IntRange(1, MAX_BEAMS), help="Beams of the search.")
+@click.option(
+    "--max-new-tokens", type=click.IntRange(1, MAX_NEW_TOKENS), help="Longest caption, in tokens."
+)
+@click.option("--batch-size", type=click.IntRange(1, 256), help="Pictures at once.")
+def caption(
+    paths: tuple[Path, ...],
+    as_json: bool,
+    prompt: str,
+    beams: int | None,
+    max_new_tokens: int | None,
+    batch_size: int | None,
+) -> None:
+    """Describe pictures, and the pictures in folders and their subfolders.
+
+    Captions go to standard output, one line a picture. What cannot be described is said on standard
+    error, and the exit status is 1, after everything else has been done.
+    """
+    from tqdm import tqdm  # type: ignore[import-untyped]
+
+    flow = workflow()
+    chosen: dict[str, Any] = {}
+    if beams is not None:
+        chosen["num_beams"] = beams
+    if max_new_tokens is not None:
+        chosen["max_new_tokens"] = max_new_tokens
+    options = dataclasses.replace(flow.settings.decode_options(prompt), **chosen)
+    found = picture_files.find_pictures(paths)
+    captioner = flow.service.captioner()
+    results = picture_files.caption_files(
+        found, captioner, options, flow.limits, batch_size or flow.settings.batch_size
+    )
+    failed = 0
+    with tqdm(total=len(found), unit="picture", disable=None) as bar:  # None: only on a terminal
+        for result in results:
+            with bar.external_write_mode():
+                if result.caption:
+                    click.echo(_line(result.file, result.caption, as_json))
+                else:
+                    failed += 1
+                    click.echo(f"{result.file}: {result.problem}", err=True)
+            bar.update()
+    if failed:
+        raise click.ClickException(f"{failed} of {len(found)} files could not be described.")
+
+
+def _line(file: Path, made: Caption, as_json: bool) -> str:
+    if not as_json:
+        return f"{file}: {made.text}"
+    line = {
+        "file": str(file),
+        "caption": made.text,
+        "probability": made.probability,
+        "model_version": made.model_version,
+        "seconds": made.seconds,
+    }
+    return json.dumps(line, ensure_ascii=False)
+
+
+@group.command("pull")
+@click.argument("repo")
+def pull(repo: str) -> None:
+    """Fetch a BLIP captioning checkpoint from the hub, or copy one from a folder."""
+    version = workflow().versions.pull(repo)
+    click.echo(f"Pulled {repo} as {version.name} into {version.folder}.")
+    click.echo(f"To serve it, set CAPTIONAPP_MODEL={repo} and restart or reload the server.")
+
+
+@group.command("list")
+def list_versions() -> None:
+    """List the versions there are; a star marks the one that would be served."""
+    versions = workflow().versions
+    current = versions.current().name
+    lines = [("", "version", "origin", "created_at", "folder")]
+    for one in versions.list():
+        mark = "*" if one.name == current else ""
+        lines.append((mark, one.name, one.origin, one.created_at, str(one.folder)))
+    click.echo(table(lines))
