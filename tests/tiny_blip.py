@@ -1,0 +1,72 @@
+"""A complete BLIP captioning checkpoint of a few hundred kilobytes, with random weights."""
+
+from __future__ import annotations
+
+import string
+from pathlib import Path
+
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+WORDS = (
+    "a an the of on in with and is are dog cat ball man woman child red blue green small large "
+    "runs sits plays jumps grass water snow street beach park near photo picture"
+).split()
+
+
+def make_tiny_blip(folder: Path) -> Path:
+    """Write the checkpoint into ``folder``, as stock transformers would save it, and return that.
+
+    Its captions make no sense but are the same every time, and never empty.
+    """
+    import torch
+    from transformers import (
+        BertTokenizerFast,
+        BlipConfig,
+        BlipForConditionalGeneration,
+        BlipImageProcessorPil,
+        BlipProcessor,
+    )
+
+    letters = list(string.ascii_lowercase + string.digits + ".,!?'-")
+    vocabulary = [*SPECIAL, *WORDS, *(x for x in letters if x not in WORDS)]
+    vocabulary += [f"##{letter}" for letter in letters]
+    tokenizer = BertTokenizerFast(vocab={word: number for number, word in enumerate(vocabulary)})
+    tokenizer.add_special_tokens({"additional_special_tokens": ["[DEC]", "[ENC]"]})
+    number = tokenizer.convert_tokens_to_ids
+
+    text = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "encoder_hidden_size": 32,
+        "intermediate_size": 64,
+        "projection_dim": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 160,
+        "bos_token_id": number("[DEC]"),
+        "pad_token_id": number("[PAD]"),
+        "eos_token_id": number("[SEP]"),
+        "sep_token_id": number("[SEP]"),
+    }
+    vision = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "projection_dim": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 32,
+        "patch_size": 16,
+    }
+    torch.manual_seed(0)
+    config = BlipConfig(
+        text_config=text, vision_config=vision, projection_dim=16, image_text_hidden_size=16
+    )
+    model = BlipForConditionalGeneration(config)
+    with torch.no_grad():  # words are likelier than what would leave the caption empty
+        bias = model.text_decoder.cls.predictions.bias
+        bias[: len(SPECIAL)] = -10
+        bias[number("[SEP]")] = -1
+        bias[number(["[DEC]", "[ENC]"])] = -10
+    model.save_pretrained(folder)
+    processor = BlipProcessor(BlipImageProcessorPil(size={"height": 32, "width": 32}), tokenizer)
+    processor.save_pretrained(folder)
+    return folder
