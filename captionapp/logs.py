@@ -141,13 +141,15 @@ def _request_line(route: str, response: Response, seconds: float) -> dict[str, A
     from flask import request
 
     work = timing.collected() or timing.Work()
+    # Copied, as the queue's thread may still be adding times of an upload that nobody waits for.
+    seconds_of = work.seconds.copy()
     return {
         "method": request.method,
         "route": route,
         "status": response.status_code,
         "pictures": work.pictures,
         "seconds": round(seconds, 4),
-        "steps": {step: round(spent, 4) for step, spent in work.seconds.items()},
+        "steps": {step: round(spent, 4) for step, spent in seconds_of.items()},
         "bytes_in": request.content_length or 0,
         "bytes_out": response.content_length,
     }

@@ -39,7 +39,7 @@ from captionapp.images import ImageLimits, ImageStore, ValidatedImage, decode
 from captionapp.metrics import Metrics
 from captionapp.records import CaptionRecord, Held, JobState, Records
 from captionapp.settings import Settings
-from captionapp.timing import timed
+from captionapp.timing import Work, about, collected, timed
 
 logger = logging.getLogger(__name__)
 
@@ -300,9 +300,11 @@ class Workflow:
     def _take_in(self, file: IncomingFile, contributor: str, options: DecodeOptions) -> str:
         with timed("decode"):
             image = decode(file.read(), self.limits)
+        about(image.image_id)
         with timed("store"):
             self.store.add(image)
             self._hold(image, file.name, contributor, options)
+        self.metrics.picture_stored()
         return image.image_id
 
     def _hold(
@@ -333,7 +335,10 @@ class Workflow:
         finished = threading.Event()
         with self._lock:
             self._under_way[key] = finished
+        work, queued_at = collected(), time.perf_counter()
         future = reservation.submit(lambda: self.store.load(image_id), options)
+        self.metrics.queue_depth(self.queue.depth)
+        future.add_done_callback(lambda done: _add_times(work, queued_at, done))
         future.add_done_callback(lambda done: self._finish(key, finished, done))
 
     def _finish(
@@ -351,6 +356,7 @@ class Workflow:
                 self.metrics.caption_made(caption.model_version, caption.seconds)
                 self.records.add_caption(image_id, caption)
             self.records.extend_leases(LEASE_SECONDS)
+            self.metrics.queue_depth(self.queue.depth)
         except Exception:  # nobody waits for the result of a callback: it would go unseen
             logger.exception("the caption of picture %s could not be recorded", image_id)
         finally:
@@ -426,6 +432,14 @@ class Workflow:
                 self.let_go(image_id, contributor)
             except NotFound:
                 continue  # somebody else was faster
+
+
+def _add_times(work: Work | None, queued_at: float, future: Future[Caption]) -> None:
+    """Tell the request that waits where its time went: behind others, and in the model."""
+    if work and not future.cancelled() and future.exception() is None:
+        in_model = future.result().seconds
+        work.add("caption", in_model)
+        work.add("queue", max(0.0, time.perf_counter() - queued_at - in_model))
 
 
 def _problem(future: Future[Caption], image_id: str) -> str:
