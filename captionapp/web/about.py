@@ -38,11 +38,13 @@ def show() -> str:
 
 def split_front_matter(card: str) -> tuple[list[tuple[str, str]], str]:
     """The telling fields of the YAML between ``---`` lines, and the text below it."""
+    if not card.startswith("---"):
+        return [], card
     from huggingface_hub import ModelCard  # slow to import, and needed on this page only
 
     try:
         parsed = ModelCard(card, ignore_metadata_errors=True)
-        data: Mapping[str, Any] = parsed.data.to_dict()
+        data: Mapping[str, Any] = parsed.data.to_dict()  # type: ignore[no-untyped-call]
     except Exception:  # whatever a broken front matter raises, the text below it is still good
         _, _, body = card.removeprefix("---").partition("\n---")
         return [], body or card

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 
 from flask import Flask, Response, current_app, jsonify, make_response, render_template, request
-from flask_limiter import RateLimitExceeded
+from flask_limiter import Limiter, RateLimitExceeded
 from flask_wtf.csrf import CSRFError
 from werkzeug.exceptions import HTTPException
 from werkzeug.wsgi import get_input_stream
@@ -182,7 +182,7 @@ def _prefers_json() -> bool:
 
 
 def _seconds_until_reset() -> int:
-    limiters = current_app.extensions["limiter"]
+    limiters: set[Limiter] = current_app.extensions["limiter"]
     for limiter in limiters:
         if limiter.current_limit is not None:
             return max(1, math.ceil(limiter.current_limit.reset_at - time.time()))

@@ -6,6 +6,7 @@ from flask_wtf import FlaskForm
 from flask_wtf.file import MultipleFileField
 from wtforms import (
     HiddenField,
+    SelectChoice,
     SelectMultipleField,
     StringField,
     TextAreaField,
@@ -58,7 +59,7 @@ class FeedbackForm(FlaskForm):  # type: ignore[misc]
     correction = TextAreaField("A better description")
     reasons = SelectMultipleField(
         "What was wrong with it? (optional)",
-        choices=[(reason.value, label) for reason, label in REASON_LABELS.items()],
+        choices=[SelectChoice(reason.value, label) for reason, label in REASON_LABELS.items()],
         widget=ListWidget(prefix_label=False),
         option_widget=CheckboxInput(),
     )

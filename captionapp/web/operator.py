@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 
-from flask import Response, abort, request
+from flask import abort, request
 
 from captionapp.web.current import workflow
 
@@ -23,6 +23,4 @@ def require_operator() -> None:
     if not workflow().settings.admin_password:
         abort(404)
     if not is_operator():
-        challenge = Response(status=401)
-        challenge.www_authenticate.type = "basic"  # type: ignore[assignment]
-        abort(challenge)
+        abort(401)

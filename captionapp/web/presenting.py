@@ -72,7 +72,7 @@ def day(moment: datetime | str) -> str:
 def served_version() -> str:
     """Name of the version that would write a caption now; empty if it cannot be told."""
     try:
-        return workflow().versions.current().name
+        return str(workflow().versions.current().name)
     except CaptionAppError:
         return ""
 
