@@ -134,7 +134,11 @@ class Records:
         self.path = path
         #: This process, as the owner of jobs.
         self.owner = uuid.uuid4().hex
-        self._engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": BUSY_SECONDS})
+        self._engine = create_engine(
+            f"sqlite:///{path}",
+            connect_args={"timeout": BUSY_SECONDS},
+            hide_parameters=True,  # file names would reach the log with a traceback
+        )
         event.listen(self._engine, "connect", _configure_connection)
         event.listen(self._engine, "begin", _begin)
         with FileLock(f"{path}.lock"):  # two workers must not make the same table

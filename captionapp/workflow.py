@@ -141,6 +141,7 @@ class Workflow:
     def close(self, timeout: float) -> None:
         """Finish the captions under way, for at most ``timeout`` seconds, and let go of files."""
         self.queue.close(timeout)
+        self.service.close()
         self.records.close()
 
     # A picture in, a description out
@@ -337,7 +338,6 @@ class Workflow:
             self._under_way[key] = finished
         work, queued_at = collected(), time.perf_counter()
         future = reservation.submit(lambda: self.store.load(image_id), options)
-        self.metrics.queue_depth(self.queue.depth)
         future.add_done_callback(lambda done: _add_times(work, queued_at, done))
         future.add_done_callback(lambda done: self._finish(key, finished, done))
 
@@ -356,7 +356,6 @@ class Workflow:
                 self.metrics.caption_made(caption.model_version, caption.seconds)
                 self.records.add_caption(image_id, caption)
             self.records.extend_leases(LEASE_SECONDS)
-            self.metrics.queue_depth(self.queue.depth)
         except Exception:  # nobody waits for the result of a callback: it would go unseen
             logger.exception("the caption of picture %s could not be recorded", image_id)
         finally:

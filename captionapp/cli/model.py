@@ -13,6 +13,7 @@ from captionapp.captioning.captioner import MAX_BEAMS, MAX_NEW_TOKENS, Caption
 from captionapp.cli import files as picture_files
 from captionapp.cli.base import Commands, table
 from captionapp.cli.checkpoint import facts
+from captionapp.errors import ModelUnavailable
 from captionapp.web.current import workflow
 
 
@@ -156,14 +157,20 @@ def pull(repo: str) -> None:
     """Fetch a BLIP captioning checkpoint from the hub, or copy one from a folder."""
     version = workflow().versions.pull(repo)
     click.echo(f"Pulled {repo} as {version.name} into {version.folder}.")
-    click.echo(f"To serve it, set CAPTIONAPP_MODEL={repo} and restart or reload the server.")
+    click.echo(
+        f"To serve it, set CAPTIONAPP_MODEL={version.name} and restart the server."
+    )
 
 
 @group.command("list")
 def list_versions() -> None:
     """List the versions there are; a star marks the one that would be served."""
     versions = workflow().versions
-    current = versions.current().name
+    try:
+        current = versions.current().name
+    except ModelUnavailable as error:  # what there is can be listed all the same
+        click.echo(f"Nothing can be served: {error}", err=True)
+        current = ""
     lines = [("", "version", "origin", "created_at", "folder")]
     for one in versions.list():
         mark = "*" if one.name == current else ""

@@ -7,7 +7,6 @@ import math
 from flask import Blueprint, Response, jsonify, request
 from flask.typing import ResponseReturnValue
 
-from captionapp.errors import ModelUnavailable
 from captionapp.web.current import workflow
 
 blueprint = Blueprint("health", __name__)
@@ -27,8 +26,12 @@ def readyz() -> ResponseReturnValue:
     service = workflow().service
     if service.ready():
         return jsonify(model_version=service.captioner().model_version)
-    service.start_loading()
-    return _not_ready()
+    state, failure = service.state, service.failure
+    if state != "loading":
+        service.start_loading()
+    if state == "failed" and failure is not None:
+        return _unavailable(str(failure), failure.retry_after)
+    return _unavailable("The model is being loaded.", LOADING_RETRY_SECONDS)
 
 
 @blueprint.get("/metrics")
@@ -36,16 +39,6 @@ def metrics() -> Response:
     """Prometheus. Open like the others: a proxy in front should keep it private."""
     text, content_type = workflow().metrics.render(request.headers.get("Accept", ""))
     return Response(text, content_type=content_type)
-
-
-def _not_ready() -> ResponseReturnValue:
-    service = workflow().service
-    if service.state == "failed":
-        try:
-            service.captioner()  # raises what the last load failed with, without trying again
-        except ModelUnavailable as error:
-            return _unavailable(str(error), error.retry_after)
-    return _unavailable("The model is being loaded.", LOADING_RETRY_SECONDS)
 
 
 def _unavailable(reason: str, retry_after: float) -> ResponseReturnValue:
