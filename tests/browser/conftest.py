@@ -1,0 +1,121 @@
+"""A running application and a browser in front of it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from browser.scenes import landscape
+from flask import Flask
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from werkzeug.serving import make_server
+
+QUIET_ARGUMENTS = [
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+def chromium() -> str:
+    found = os.environ.get("CHROMIUM") or shutil.which("chromium")
+    if found:
+        return found
+    message = "Chromium is not installed (Debian: apt-get install chromium; or set CHROMIUM)"
+    if os.environ.get("CI"):
+        pytest.fail(message)
+    pytest.skip(message)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    is_root = hasattr(os, "geteuid") and os.geteuid() == 0
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=chromium(),
+            args=QUIET_ARGUMENTS + (["--no-sandbox"] if is_root else []),
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def running() -> Iterator[Callable[[Flask], str]]:
+    """``running(app)`` serves it on a free port of this machine and returns its address."""
+    stops: list[Callable[[], None]] = []
+
+    def start(app: Flask) -> str:
+        server = make_server("127.0.0.1", 0, app, threaded=True)
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+
+        def stop() -> None:
+            server.shutdown()
+            thread.join(10)
+            server.server_close()
+
+        stops.append(stop)
+        return f"http://127.0.0.1:{server.server_port}"
+
+    yield start
+    for stop in stops:
+        stop()
+
+
+@dataclass
+class Visitor:
+    """A page of a fresh browser profile, and everything the browser complained about."""
+
+    page: Page
+    complaints: list[str] = field(default_factory=list)
+    expected: tuple[str, ...] = ()
+
+    def unexpected(self) -> list[str]:
+        return [one for one in self.complaints if not any(known in one for known in self.expected)]
+
+
+@pytest.fixture
+def visit(browser: Browser) -> Iterator[Callable[..., Visitor]]:
+    """``visit(base_url, **options of a browser context)``; no complaint may be left unexpected."""
+    contexts: list[BrowserContext] = []
+    visitors: list[Visitor] = []
+
+    def open_page(base_url: str, **options: Any) -> Visitor:
+        context = browser.new_context(base_url=base_url, **options)
+        context.set_default_timeout(15_000)
+        contexts.append(context)
+        visitor = Visitor(context.new_page())
+        page = visitor.page
+        page.on(
+            "console",
+            lambda message: (
+                visitor.complaints.append(message.text)
+                if message.type in {"error", "warning"}
+                else None
+            ),
+        )
+        page.on("pageerror", lambda error: visitor.complaints.append(str(error)))
+        visitors.append(visitor)
+        return visitor
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert [visitor.unexpected() for visitor in visitors] == [[] for _ in visitors]
+
+
+@pytest.fixture
+def photograph(tmp_path: Path) -> Path:
+    """A file such as a person might send: a landscape with a sun, drawn here."""
+    path = tmp_path / "evening <hill>.jpg"
+    landscape().save(path, "JPEG", quality=90)
+    return path
