@@ -1,0 +1,393 @@
+"""Bytes that claim to be a picture -> ``ValidatedImage``; and the store, addressed by content.
+
+Everything after this module sees one kind of picture: upright, 8-bit RGB in sRGB, opaque, at most
+``MAX_STORED_SIDE`` pixels on its longer side, and without any metadata.
+"""
+
+import errno
+import hashlib
+import io
+import logging
+import os
+import re
+import threading
+import time
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from captionapp.colour import to_srgb
+from captionapp.errors import InvalidImage, NotFound, StorageFull, TooLarge
+
+log = logging.getLogger(__name__)
+
+#: The longer side, in pixels, above which normalisation reduces a picture. It bounds the stored
+#: files and the memory of the queue, and makes the identity of a stored file that of its source.
+MAX_STORED_SIDE = 2048
+THUMBNAIL_SIDE = 512
+#: Longer side over shorter side above which nothing could be recognised in the picture.
+MAX_ASPECT = 100
+MEDIA_TYPE = "image/webp"
+
+#: The only decoders that are ever tried; Pillow has some forty, several of them unsafe.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
+FORMAT_NAMES = "JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or HEIC"
+
+_ID = re.compile(r"[0-9a-f]{32}")
+#: Pictures above this many pixels are decoded one at a time: 50 megapixels are 200 MB, twice.
+_LARGE_PIXELS = 12_000_000
+_large_decode = threading.Semaphore(1)
+_heif_lock = threading.Lock()
+_heif_registered = False
+
+#: First bytes of a picture in a format that can be read: whatever fails in it is damage.
+_READABLE = re.compile(
+    rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|RIFF.{4}WEBP|GIF8[79]a|BM|II[*+]\0|MM\0[*+]"
+    rb"|.{4}ftyp(?:avif|avis|heic|heix|heim|heis|hevc|hevx|mif1|msf1)",
+    re.DOTALL,
+)
+_RAW = "a raw file of a camera"
+_RAW_START = re.compile(
+    rb".{4}ftypcrx |FUJIFILMCCD-RAW|II[*]\0.{4}CR|IIU\0|IIR[OS]|MMOR|FOVb", re.DOTALL
+)
+#: What else people send, by its first bytes.
+_OTHER_KINDS = [
+    (re.compile(rb"%PDF-"), "a PDF document"),
+    (re.compile(rb"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*|<!DOCTYPE svg[^>]*>\s*)*<svg\b", re.S),
+     "an SVG drawing"),
+    (re.compile(rb"\s*(?:<!--.*?-->\s*)?<(?:!doctype html|html|head|body)\b", re.I | re.S),
+     "a web page"),
+    (_RAW_START, _RAW),
+    (re.compile(rb".{4}(?:ftyp|moov|mdat)|\x1aE\xdf\xa3|RIFF.{4}AVI |\0\0\x01[\xba\xb3]", re.S),
+     "a video"),
+    (re.compile(rb"ID3|OggS|fLaC|RIFF.{4}WAVE|\xff[\xfb\xf3]", re.S), "a sound or video file"),
+    (re.compile(rb"PK\x03\x04|Rar!|7z\xbc\xaf|\x1f\x8b"), "an archive or office document"),
+    (re.compile(rb"8BPS"), "a Photoshop document"),
+    (re.compile(rb"\0\0\0\x0cJXL |\xff\x0a"), "a JPEG XL picture"),
+    (re.compile(rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51"), "a JPEG 2000 picture"),
+]  # fmt: skip
+
+_TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+@dataclass(frozen=True)
+class ImageLimits:
+    """What a file may be at most: bytes as sent, and pixels as its header says."""
+
+    max_bytes: int = 20_000_000
+    max_pixels: int = 50_000_000
+
+
+@dataclass(frozen=True)
+class ValidatedImage:
+    """A normalised picture: ``image`` is RGB, sRGB, upright; width and height are its pixels."""
+
+    image_id: str
+    image: Image.Image
+    width: int
+    height: int
+
+
+def decode(data: bytes, limits: ImageLimits) -> ValidatedImage:
+    """Decode and normalise one picture, by its content alone.
+
+    Returns the first frame, upright, in sRGB, transparency on white, reduced to
+    ``MAX_STORED_SIDE``, without metadata. ``image_id`` is the first 32 hex digits of SHA-256 over
+    the size and the pixels of that.
+
+    Raises:
+        TooLarge: more bytes or pixels than the limits; pixels are checked before decoding.
+        InvalidImage: anything else that is not a whole picture. The message says what to do.
+    """
+    if not data:
+        raise InvalidImage("The file is empty. Choose the picture again and send it once more.")
+    if len(data) > limits.max_bytes:
+        raise TooLarge(
+            f"The file has {len(data) / 1e6:.1f} MB; at most {limits.max_bytes / 1e6:.1f} MB are"
+            " allowed. Save it smaller or with more compression and send that."
+        )
+    try:
+        image = _normalise(data, limits)
+    except InvalidImage:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        # Pillow's own limits; the warning is an error only where warnings are made so.
+        raise TooLarge(_too_many_pixels(None, limits)) from error
+    except Exception as error:
+        # A decoder fails in its own ways (OSError, SyntaxError, struct.error, MemoryError, ...),
+        # and a hostile file must not find one that is not on a list.
+        log.info("Picture refused: %s: %s", type(error).__name__, error)
+        raise InvalidImage(_why_unreadable(data)) from error
+    width, height = image.size
+    digest = hashlib.sha256(f"{width}x{height}:".encode())
+    digest.update(image.tobytes())
+    return ValidatedImage(digest.hexdigest()[:32], image, width, height)
+
+
+def _normalise(data: bytes, limits: ImageLimits) -> Image.Image:
+    _register_heif()
+    with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
+        _check_size(opened.size, limits)
+        _refuse_raw(opened)
+        if opened.width * opened.height > _LARGE_PIXELS:
+            with _large_decode:
+                return _to_canonical(opened, limits)
+        return _to_canonical(opened, limits)
+
+
+def _to_canonical(opened: Image.Image, limits: ImageLimits) -> Image.Image:
+    opened.load()
+    _check_size(opened.size, limits)  # HEIF and GIF can turn out larger than they said
+    method = _TRANSPOSE.get(_orientation(opened))
+    upright = opened.transpose(method) if method is not None else opened
+    # Each of these copies. JPEG's own reduction while decoding (draft) is not used, although it
+    # is faster: the same picture sent as a PNG would get another identity.
+    image = to_srgb(upright, opened, _reduce)
+    image.info = {}
+    return image
+
+
+def _reduce(image: Image.Image) -> Image.Image:
+    longer = max(image.size)
+    if longer <= MAX_STORED_SIDE:
+        return image
+    width, height = (max(1, round(side * MAX_STORED_SIDE / longer)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0)
+
+
+def _check_size(size: tuple[int, int], limits: ImageLimits) -> None:
+    width, height = size
+    if width < 1 or height < 1:
+        raise InvalidImage("The picture has no pixels. Export it again from where it came from.")
+    if width * height > limits.max_pixels:
+        raise TooLarge(_too_many_pixels(size, limits))
+    if max(size) > MAX_ASPECT * min(size):
+        raise InvalidImage(
+            f"The picture is {width} by {height} pixels, too narrow to describe."
+            " Crop it to the part that matters and send that."
+        )
+
+
+def _too_many_pixels(size: tuple[int, int] | None, limits: ImageLimits) -> str:
+    found = f"{size[0]} by {size[1]} pixels" if size else "far too many pixels"
+    return (
+        f"The picture has {found}; at most {limits.max_pixels / 1e6:.1f} megapixels are allowed."
+        " Reduce its size and send it again."
+    )
+
+
+def _orientation(opened: Image.Image) -> int:
+    """The EXIF orientation that is still to be applied: 1 (upright) to 8."""
+    if opened.format in ("HEIF", "TIFF"):
+        return 1  # their decoders have applied it
+    try:
+        return int(opened.getexif().get(0x0112, 1))
+    except Exception as error:
+        log.info("Orientation ignored, EXIF is broken: %s: %s", type(error).__name__, error)
+        return 1
+
+
+def _refuse_raw(opened: Image.Image) -> None:
+    """Refuse DNG, NEF, ARW and their like: TIFF files whose first picture is a small preview."""
+    tags: Any = getattr(opened, "tag_v2", None)
+    if opened.format != "TIFF" or tags is None:
+        return
+    dng_version, photometric, subfile_type, sub_ifds = 50706, 262, 254, 330
+    # 32803 colour filter array, 34892 linear raw: TIFF/EP and the DNG specification.
+    raw = dng_version in tags or tags.get(photometric) in (32803, 34892)
+    if raw or (int(tags.get(subfile_type, 0)) & 1 and sub_ifds in tags):
+        raise InvalidImage(_not_a_picture(_RAW))
+
+
+def _why_unreadable(data: bytes) -> str:
+    start = data[:2048]
+    for pattern, kind in _OTHER_KINDS:
+        if pattern.match(start) and not _READABLE.match(start):
+            return _not_a_picture(kind)
+    if _RAW_START.match(start):  # Canon's raw files begin as TIFF files do
+        return _not_a_picture(_RAW)
+    if _READABLE.match(start):
+        return (
+            "The picture is damaged or incomplete. Open it in a picture viewer, save it again as"
+            " JPEG or PNG, and send that."
+        )
+    return f"This is not a picture that can be read. Send a {FORMAT_NAMES} file."
+
+
+def _not_a_picture(kind: str) -> str:
+    return f"This is {kind}, which cannot be read. Save it as JPEG or PNG and send that."
+
+
+def _register_heif() -> None:
+    """Add HEIC/HEIF to Pillow's registry, once; importing it costs time that only uploads need."""
+    global _heif_registered
+    if _heif_registered:
+        return
+    with _heif_lock:
+        if not _heif_registered:
+            import pillow_heif
+
+            # Uploads come from strangers: no thread pool per file, no side pictures.
+            pillow_heif.register_heif_opener(
+                thumbnails=False, depth_images=False, aux_images=False, decode_threads=1
+            )
+            _heif_registered = True
+
+
+class ImageStore:
+    """Normalised pictures and their thumbnails in ``folder``, named by ``image_id``.
+
+    Stored as lossless WebP: a 3-megapixel photograph takes 0.1 s to encode, less than PNG needs,
+    and a quarter less room. Many processes may use one folder. ``quota_bytes`` of 0 is no quota;
+    what other processes add counts within half a minute.
+    """
+
+    def __init__(self, folder: Path, quota_bytes: int = 0) -> None:
+        self.folder = folder
+        self.quota_bytes = quota_bytes
+        self._lock = threading.Lock()
+        self._measured_bytes = 0
+        self._measured_at: float | None = None
+
+    def add(self, image: ValidatedImage) -> None:
+        """Store the picture and its thumbnail; does nothing if it is there.
+
+        Raises StorageFull when the quota or the disk has no room; then nothing is kept.
+        """
+        path, thumbnail = self._paths(image.image_id)
+        if path.exists() and thumbnail.exists():
+            return
+        small = image.image.copy()
+        small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
+        picture_bytes = _encode(image.image, lossless=True, method=0, quality=0)
+        thumbnail_bytes = _encode(small, lossless=False, method=4, quality=80)
+        self._check_quota(len(picture_bytes) + len(thumbnail_bytes))
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # The picture comes last: where it is, its thumbnail is.
+            _write_atomically(thumbnail, thumbnail_bytes)
+            _write_atomically(path, picture_bytes)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            log.error("No room for a picture in %s: %s", self.folder, error)
+            if not path.exists():
+                thumbnail.unlink(missing_ok=True)
+            raise StorageFull(
+                "The disk of the server is full, so the picture could not be kept."
+                " Tell whoever runs this site, and try again later."
+            ) from error
+        with self._lock:
+            self._measured_bytes += len(picture_bytes) + len(thumbnail_bytes)
+
+    def path(self, image_id: str) -> Path:
+        """Where the stored picture is (``MEDIA_TYPE``); NotFound if it is not there."""
+        return self._existing(self._paths(image_id)[0])
+
+    def thumbnail_path(self, image_id: str) -> Path:
+        """Where the thumbnail is (``MEDIA_TYPE``, at most 512 pixels a side); or NotFound."""
+        return self._existing(self._paths(image_id)[1])
+
+    def load(self, image_id: str) -> Image.Image:
+        """The stored picture, RGB, decoded. NotFound; InvalidImage if its file is damaged."""
+        path = self.path(image_id)
+        try:
+            with Image.open(path, formats=("WEBP",)) as stored:
+                return stored.convert("RGB")
+        except FileNotFoundError as error:
+            raise NotFound("There is no such picture.") from error
+        except Exception as error:
+            log.error("Stored picture %s is damaged: %s", image_id, error)
+            raise InvalidImage(
+                "The stored file of this picture is damaged. Send the picture again."
+            ) from error
+
+    def delete(self, image_id: str) -> None:
+        """Remove the picture and its thumbnail, if they are there."""
+        path, thumbnail = self._paths(image_id)
+        # The thumbnail goes last, so that a picture never stands without one.
+        for file in (path, thumbnail):
+            file.unlink(missing_ok=True)
+        with self._lock:
+            self._measured_at = None
+
+    def __contains__(self, image_id: object) -> bool:
+        if not isinstance(image_id, str) or not _ID.fullmatch(image_id):
+            return False
+        return self._paths(image_id)[0].exists()
+
+    def size_bytes(self) -> int:
+        """Bytes that the store takes now; leftovers of killed processes are removed on the way."""
+        total = 0
+        for file in self.folder.glob("??/??/*"):
+            try:
+                status = file.stat()
+                if file.suffix == ".tmp" and status.st_mtime < time.time() - 3600:
+                    file.unlink()
+                    continue
+            except FileNotFoundError:
+                continue  # deleted by another process meanwhile
+            total += status.st_size
+        return total
+
+    def _check_quota(self, more: int) -> None:
+        if not self.quota_bytes:
+            return
+        with self._lock:
+            stale = self._measured_at is None or time.monotonic() - self._measured_at > 30
+            if stale or self._measured_bytes + more > self.quota_bytes:
+                self._measured_bytes = self.size_bytes()
+                self._measured_at = time.monotonic()
+            if self._measured_bytes + more > self.quota_bytes:
+                log.warning("Upload quota of %d bytes is used up", self.quota_bytes)
+                raise StorageFull(
+                    "There is no room for more pictures on this server."
+                    " Delete pictures that are no longer needed, and try again."
+                )
+
+    def _paths(self, image_id: str) -> tuple[Path, Path]:
+        # Ids come from addresses: nothing but an id may become part of a path.
+        if not _ID.fullmatch(image_id):
+            raise NotFound("There is no such picture.")
+        folder = self.folder / image_id[:2] / image_id[2:4]
+        return folder / f"{image_id}.webp", folder / f"{image_id}.thumbnail.webp"
+
+    @staticmethod
+    def _existing(path: Path) -> Path:
+        if not path.is_file():
+            raise NotFound("There is no such picture.")
+        return path
+
+
+def _encode(image: Image.Image, *, lossless: bool, method: int, quality: int) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "WEBP", lossless=lossless, method=method, quality=quality)
+    return buffer.getvalue()
+
+
+def _write_atomically(path: Path, data: bytes) -> None:
+    temporary = path.with_name(f"{path.stem}-{uuid.uuid4().hex}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.replace(temporary, path)
+        except PermissionError:
+            # Windows: somebody reads the file that is there already, with the same content.
+            if not path.exists():
+                raise
+    finally:
+        temporary.unlink(missing_ok=True)
