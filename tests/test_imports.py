@@ -1,0 +1,59 @@
+"""What may be imported by what; in processes of their own, as imports cannot be undone."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+HEAVY = {"torch", "transformers"}
+DOMAIN = (
+    "errors",
+    "settings",
+    "images",
+    "records",
+    "timing",
+    "metrics",
+    "workflow",
+    "captioning.captioner",
+    "captioning.batching",
+    "captioning.service",
+    "captioning.versions",
+    "feedback.repository",
+)
+
+
+def imported_by(program: str) -> set[str]:
+    """Top-level packages that are loaded once the program has run."""
+    program += "\nimport sys; print(*{name.split('.')[0] for name in sys.modules})"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return set(done.stdout.split())
+
+
+def test_the_application_starts_without_torch() -> None:
+    loaded = imported_by("from captionapp import create_app; create_app()")
+    assert "flask" in loaded  # or the test would prove nothing
+    assert not loaded & HEAVY
+
+
+def test_pages_and_commands_are_made_without_torch() -> None:
+    program = """
+from captionapp import create_app
+app = create_app()
+assert app.test_client().get("/").status_code == 200
+assert app.test_cli_runner().invoke(args=["settings"]).exit_code == 0
+assert app.test_cli_runner().invoke(args=["model", "caption", "--help"]).exit_code == 0
+"""
+    assert not imported_by(program) & HEAVY
+
+
+@pytest.mark.parametrize("module", DOMAIN)
+def test_the_domain_knows_neither_flask_nor_torch(module: str) -> None:
+    loaded = imported_by(f"import captionapp.{module}")
+    assert "captionapp" in loaded
+    assert not loaded & (HEAVY | {"flask", "flask_wtf", "werkzeug", "click"})
