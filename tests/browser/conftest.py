@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser.scenes import landscape
 from flask import Flask
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 from werkzeug.serving import make_server
+
+from tests.browser.scenes import landscape
 
 QUIET_ARGUMENTS = [
     "--disable-gpu",

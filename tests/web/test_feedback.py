@@ -7,7 +7,7 @@ import re
 import pytest
 
 from captionapp.errors import FeedbackStoreError
-from web.sending import send
+from tests.web.sending import send
 
 PASSWORD = ("anybody", "open sesame")
 

@@ -4,10 +4,10 @@ import io
 from pathlib import Path
 
 import pytest
-from conftest import FakeCaptioner, draw, encoded, serve
 from PIL import Image
 
-from web.sending import send
+from tests.conftest import FakeCaptioner, draw, encoded, serve
+from tests.web.sending import send
 
 
 @pytest.mark.parametrize("part", ["/file", "/thumbnail"])
@@ -92,10 +92,16 @@ def test_older_version_is_labelled_and_made_again_on_request(client, workflow, p
     path = send(client, png)
     assert "Describe it again" not in client.get(path).text
     serve(workflow, FakeCaptioner("fake-2", ["a bright ball"]))
-    workflow.service.__dict__.pop("_captioner", None)
     page = client.get(path).text
     assert "an older one" in page and "fake-2" in page and "Describe it again" in page
     assert "a red ball" in page
+    workflow.service.follow()
+    again = client.post(path + "/again")
+    assert (again.status_code, again.location) == (303, path)
+    page = client.get(path).text
+    assert page.index("a bright ball") < page.index("Earlier descriptions")
+    assert page.index("Earlier descriptions") < page.index("a red ball")
+    assert "Describe it again" not in page
 
 
 def test_operator_sees_everybodys_pictures_but_answers_for_nobody(make_app, png):

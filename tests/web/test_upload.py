@@ -6,11 +6,11 @@ import threading
 from typing import Any
 
 import pytest
-from conftest import FakeCaptioner, draw, encoded
 from werkzeug.datastructures import FileStorage, MultiDict
 from werkzeug.test import encode_multipart
 
 from captionapp.errors import ModelUnavailable, QueueFull, StorageFull
+from tests.conftest import FakeCaptioner, draw, encoded
 
 
 def files(*named: tuple[str, bytes], **fields: str) -> dict[str, Any]:
