@@ -1,24 +1,21 @@
-"""captionapp: describes pictures with BLIP and learns from the people who correct it."""
+"""captionapp: describes pictures with BLIP and learns from the people who correct it.
+
+Imports stand inside the functions so that a domain module, ``captionapp.images`` say, can be used
+without Flask being loaded for it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from flask import Flask
+if TYPE_CHECKING:
+    from flask import Flask
 
-from captionapp import cli, logs, settings, web
-from captionapp.captioning.batching import CaptionQueue
-from captionapp.captioning.captioner import Captioner
-from captionapp.captioning.service import ModelService
-from captionapp.captioning.versions import ModelVersion, ModelVersions
-from captionapp.errors import InvalidSetting
-from captionapp.feedback.repository import CsvFeedbackRepository
-from captionapp.images import ImageStore
-from captionapp.metrics import Metrics
-from captionapp.records import Records
-from captionapp.settings import ROOT, Settings
-from captionapp.workflow import Workflow
+    from captionapp.captioning.captioner import Captioner
+    from captionapp.captioning.versions import ModelVersion
+    from captionapp.settings import Settings
+    from captionapp.workflow import Workflow
 
 __version__ = "0.1.0"
 
@@ -32,12 +29,16 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     Raises:
         InvalidSetting: with a sentence that names the setting.
     """
+    from flask import Flask
+
+    from captionapp import cli, logs, settings, web
+
     chosen, flask_config, sources = settings.load(config)
     _make_instance(chosen)
     app = Flask(
         __name__,
         instance_path=str(chosen.instance),
-        root_path=str(ROOT),
+        root_path=str(settings.ROOT),
         template_folder="templates",
         static_folder="static",
     )
@@ -53,6 +54,8 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
 
 
 def _make_instance(chosen: Settings) -> None:
+    from captionapp.errors import InvalidSetting
+
     try:
         chosen.instance.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -62,15 +65,25 @@ def _make_instance(chosen: Settings) -> None:
 
 
 def _workflow(chosen: Settings) -> Workflow:
-    instance = chosen.instance
-    versions = ModelVersions(instance / "models", ROOT / "fine-tuned-model", chosen.model)
+    from captionapp.captioning.batching import CaptionQueue
+    from captionapp.captioning.service import ModelService
+    from captionapp.captioning.versions import ModelVersions
+    from captionapp.feedback.repository import CsvFeedbackRepository
+    from captionapp.images import ImageStore
+    from captionapp.metrics import Metrics
+    from captionapp.records import Records
+    from captionapp.settings import ROOT
+    from captionapp.workflow import Workflow
 
     def load_captioner(version: ModelVersion) -> Captioner:
         from captionapp.captioning.blip import BlipCaptioner  # imports torch
 
-        return BlipCaptioner.load(version.folder, version.name, chosen.threads_of_model())
+        with metrics.model_load(version.name):
+            return BlipCaptioner.load(version.folder, version.name, chosen.threads_of_model())
 
     metrics = Metrics()
+    instance = chosen.instance
+    versions = ModelVersions(instance / "models", ROOT / "fine-tuned-model", chosen.model)
     service = ModelService(versions, load_captioner, chosen.load_retry_seconds)
     return Workflow(
         settings=chosen,
@@ -79,6 +92,6 @@ def _workflow(chosen: Settings) -> Workflow:
         feedback=CsvFeedbackRepository(instance / "feedback.csv"),
         versions=versions,
         service=service,
-        queue=CaptionQueue(service, chosen.queue_size, chosen.batch_size),
+        queue=CaptionQueue(service, chosen.queue_size, chosen.batch_size, metrics.queue_depth),
         metrics=metrics,
     )

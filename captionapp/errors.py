@@ -39,6 +39,10 @@ class ModelUnavailable(CaptionAppError):
         self.retry_after = retry_after
 
 
+class CaptionFailed(CaptionAppError):
+    """The model works, but not for this picture."""
+
+
 class QueueFull(ModelUnavailable):
     """More captions are waiting than the bounded queue holds."""
 

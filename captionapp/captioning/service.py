@@ -1,0 +1,210 @@
+"""The model service: one model in a process, loaded when first needed and followed on promotion."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from PIL import Image, ImageDraw
+
+from captionapp.captioning.captioner import Captioner, DecodeOptions
+from captionapp.captioning.versions import ModelVersion, ModelVersions
+from captionapp.errors import CaptionAppError, ModelUnavailable
+
+logger = logging.getLogger(__name__)
+
+#: How often a process looks whether another version has become current.
+FOLLOW_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class WarmUp:
+    """What a warm-up took, in seconds, and the caption it made."""
+
+    version: str
+    load_seconds: float
+    caption_seconds: float
+    caption: str
+
+
+class ModelService:
+    """Holds the captioner of this process. ``load`` makes one; it is called under a lock."""
+
+    def __init__(
+        self,
+        versions: ModelVersions,
+        load: Callable[[ModelVersion], Captioner],
+        retry_seconds: float = 30.0,
+    ) -> None:
+        self.versions = versions
+        self.retry_seconds = retry_seconds
+        #: Successful loads so far.
+        self.load_count = 0
+        self._load = load
+        self._captioner: Captioner | None = None
+        self._failure: ModelUnavailable | None = None
+        self._retry_at = 0.0
+        self._loading = False
+        self._proven = False
+        self._lock = threading.Lock()
+        # Not the same: whoever starts the load must not wait for it.
+        self._loader_lock = threading.Lock()
+        self._loader: threading.Thread | None = None
+        self._follower: threading.Thread | None = None
+        self._closed = threading.Event()
+
+    @property
+    def state(self) -> str:
+        """``idle``, ``loading``, ``ready`` or ``failed``."""
+        if self._captioner is not None:
+            return "ready"
+        if self._loading:
+            return "loading"
+        return "failed" if self._failure else "idle"
+
+    @property
+    def failure(self) -> ModelUnavailable | None:
+        """What the last load failed with; None if it did not fail."""
+        return self._failure
+
+    def captioner(self) -> Captioner:
+        """The captioner, loaded if it is not yet; threads that ask meanwhile wait for the one load.
+
+        Raises:
+            ModelUnavailable: if it cannot be loaded. The failure is remembered for
+                ``retry_seconds``, so that a broken model is not loaded on every request.
+        """
+        if self._captioner is not None:
+            return self._captioner
+        with self._lock:  # two requests may arrive for a model that neither has loaded
+            if self._captioner is not None:
+                return self._captioner
+            left = self._retry_at - time.monotonic()
+            if self._failure is not None and left > 0:
+                raise ModelUnavailable(str(self._failure), retry_after=left) from self._failure
+            self._loading = True
+            try:
+                self._captioner = self._loaded()
+                self._failure = None
+            except ModelUnavailable as error:
+                self._failure = error
+                self._retry_at = time.monotonic() + self.retry_seconds
+                raise
+            finally:
+                self._loading = False
+            self._start_following()
+            return self._captioner
+
+    def ready(self) -> bool:
+        """Whether a caption can be made: the model is loaded and has made one."""
+        return self._proven and self._captioner is not None
+
+    def warm_up(self) -> WarmUp:
+        """Load the model if need be and make one real caption, of a picture drawn here.
+
+        Raises:
+            ModelUnavailable: if it does not load, or loads and does not caption.
+        """
+        started = time.perf_counter()
+        captioner = self.captioner()
+        loaded = time.perf_counter()
+        try:
+            (caption,) = captioner.caption([_test_picture()], DecodeOptions())
+        except ModelUnavailable:
+            raise
+        except Exception as error:
+            logger.exception("the model is loaded but makes no caption")
+            raise ModelUnavailable(
+                f"The model is loaded but makes no caption: {error}", self.retry_seconds
+            ) from error
+        self._proven = True
+        return WarmUp(
+            version=caption.model_version,
+            load_seconds=loaded - started,
+            caption_seconds=time.perf_counter() - loaded,
+            caption=caption.text,
+        )
+
+    def start_loading(self) -> None:
+        """Warm up in the background; nothing happens if that is under way or done."""
+        with self._loader_lock:
+            if self.ready() or (self._loader is not None and self._loader.is_alive()):
+                return
+            self._loader = threading.Thread(
+                target=self._warm_up_quietly, name="model-load", daemon=True
+            )
+            self._loader.start()
+
+    def follow(self) -> bool:
+        """Load the version that has become current, beside the old one, and swap.
+
+        Returns whether it swapped. If the new one cannot be loaded, the old one goes on serving
+        and the next call tries again.
+        """
+        serving = self._captioner
+        if serving is None:
+            return False  # the first load takes what is current then
+        try:
+            if self.versions.current().name == serving.model_version:
+                return False
+            newer = self._loaded()
+            newer.caption([_test_picture()], DecodeOptions())
+        except CaptionAppError as error:
+            logger.error("still serving %s: %s", serving.model_version, error)
+            return False
+        except Exception:
+            logger.exception("still serving %s: the new version failed", serving.model_version)
+            return False
+        with self._lock:
+            self._captioner = newer
+        logger.info("serving %s instead of %s", newer.model_version, serving.model_version)
+        return True
+
+    def close(self) -> None:
+        """Stop following; the model goes with the process."""
+        self._closed.set()
+
+    def _loaded(self) -> Captioner:
+        version = self.versions.current()
+        try:
+            captioner = self._load(version)
+        except ModelUnavailable:
+            logger.exception("version %s cannot be loaded", version.name)
+            raise
+        except Exception as error:
+            logger.exception("version %s cannot be loaded", version.name)
+            raise ModelUnavailable(
+                f"The model {version.name} cannot be loaded.", self.retry_seconds
+            ) from error
+        self.load_count += 1
+        return captioner
+
+    def _warm_up_quietly(self) -> None:
+        try:
+            warm = self.warm_up()
+        except ModelUnavailable as error:
+            logger.error("the model is not ready: %s", error)
+        else:
+            logger.info("%s is ready after %.1f s", warm.version, warm.load_seconds)
+
+    def _start_following(self) -> None:
+        if self._follower is None:
+            self._follower = threading.Thread(target=self._follow, name="model-follow", daemon=True)
+            self._follower.start()
+
+    def _follow(self) -> None:
+        while not self._closed.wait(FOLLOW_SECONDS):
+            self.follow()
+
+
+def _test_picture() -> Image.Image:
+    """A house on a meadow: something to say a word about."""
+    picture = Image.new("RGB", (224, 224), "#8cf")
+    pen = ImageDraw.Draw(picture)
+    pen.rectangle((0, 150, 224, 224), fill="#4a4")
+    pen.rectangle((70, 100, 150, 180), fill="#c84")
+    pen.polygon(((60, 100), (110, 50), (160, 100)), fill="#a33")
+    return picture

@@ -1,0 +1,316 @@
+"""The versions of the model: shipped, pulled, trained, or named by a setting; which is current."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from captionapp.errors import ModelUnavailable, PullFailed, UnknownVersion
+
+#: What a checkpoint may consist of; nothing else is taken over from the hub or a folder.
+CHECKPOINT_FILES = ("*.json", "*.safetensors", "*.txt", "*.md", "pytorch_model*.bin")
+logger = logging.getLogger(__name__)
+
+_METADATA = "version.json"
+_POINTER = "current.json"
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """A version that never changes once it is there.
+
+    ``origin`` is ``shipped``, ``pulled``, ``trained``, ``local`` (a folder named by the setting) or
+    ``hub cache``; ``source`` says where it came from. ``created_at`` is ISO 8601 in UTC.
+    """
+
+    name: str
+    folder: Path
+    origin: str
+    created_at: str
+    source: str = ""
+
+
+class ModelVersions:
+    """Versions in ``models_folder`` (``instance/models``), the shipped one, and the setting's.
+
+    ``model_setting`` is ``CAPTIONAPP_MODEL``: a folder or a hub name, or empty.
+    """
+
+    def __init__(self, models_folder: Path, shipped_folder: Path, model_setting: str = "") -> None:
+        self.models_folder = models_folder
+        self.shipped_folder = shipped_folder
+        self.model_setting = model_setting
+        self._hashes: dict[tuple[Path, int, int], str] = {}
+        self._from_cache: ModelVersion | None = None
+
+    def current(self) -> ModelVersion:
+        """What is to be served: the setting's, else the pointer's, else the shipped one.
+
+        Cheap enough to ask often: weights are hashed once per change of the file.
+
+        Raises:
+            ModelUnavailable: if that is not there.
+        """
+        if self.model_setting:
+            return self._named_by_setting(self.model_setting)
+        pointer = self.models_folder / _POINTER
+        try:
+            name = str(json.loads(pointer.read_text())["version"])
+        except FileNotFoundError:
+            return self.shipped()
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ModelUnavailable(
+                f"{pointer} cannot be read ({error}); promote a version anew or delete the file."
+            ) from error
+        try:
+            return self.get(name)
+        except UnknownVersion as error:
+            raise ModelUnavailable(f"The current version is gone: {error}") from error
+
+    def set_current(self, name: str) -> None:
+        """Point to this version from now on, atomically.
+
+        Raises:
+            UnknownVersion: if there is none of this name.
+        """
+        self.get(name)
+        self.models_folder.mkdir(parents=True, exist_ok=True)
+        _write_atomically(self.models_folder / _POINTER, {"version": name, "since": _now()})
+
+    def shipped(self) -> ModelVersion:
+        """The version that comes with the application.
+
+        Raises:
+            ModelUnavailable: if the folder holds no weights.
+        """
+        return self._of_folder(self.shipped_folder, "shipped", "shipped")
+
+    def list(self) -> Sequence[ModelVersion]:
+        """The shipped version, then those in the instance folder, oldest first."""
+        found = []
+        for metadata in self.models_folder.glob(f"*/{_METADATA}"):
+            if not metadata.parent.name.startswith("."):  # under way, or left over
+                found.append(_read_metadata(metadata))
+        found.sort(key=lambda version: (version.created_at, version.name))
+        return [*self._shipped_if_there(), *found]
+
+    def get(self, name: str) -> ModelVersion:
+        """The version of this name.
+
+        Raises:
+            UnknownVersion: if there is none.
+        """
+        for version in self.list():
+            if version.name == name:
+                return version
+        raise UnknownVersion(
+            f"There is no version {name}; `flask model list` shows those there are."
+        )
+
+    def model_card(self, version: ModelVersion) -> str:
+        """The README.md of the version; empty if it has none."""
+        try:
+            return (version.folder / "README.md").read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            return ""
+
+    def pull(self, source: str) -> ModelVersion:
+        """Bring a BLIP captioning checkpoint from the hub, or copy it from a folder.
+
+        It is made under a temporary name, loaded once, and renamed when whole. Pulling the same
+        weights again gives the version that is there.
+
+        Raises:
+            PullFailed: with one sentence that says why.
+        """
+        self.models_folder.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=self.models_folder, prefix=".pull-"))
+        try:
+            if Path(source).is_dir():
+                _copy_checkpoint(Path(source), temporary)
+            else:
+                _download(source, temporary)
+            _check(temporary, source)
+            return self._keep(temporary, source)
+        except OSError as error:
+            raise PullFailed(f"{source} could not be stored: {error.strerror or error}.") from error
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+    def _keep(self, temporary: Path, source: str) -> ModelVersion:
+        base = re.sub(r"[^a-z0-9.-]+", "-", Path(source).name.lower()).strip("-.") or "model"
+        name = f"{base}-{self._weights_hash(temporary)}"
+        folder = self.models_folder / name
+        if (folder / _METADATA).exists():
+            return _read_metadata(folder / _METADATA)
+        version = ModelVersion(name, folder, "pulled", _now(), source)
+        described = {key: value for key, value in asdict(version).items() if key != "folder"}
+        _write_atomically(temporary / _METADATA, described)
+        os.chmod(temporary, 0o755)  # mkdtemp makes it 0700
+        os.replace(temporary, folder)
+        return version
+
+    def _named_by_setting(self, setting: str) -> ModelVersion:
+        if Path(setting).is_dir():
+            folder = Path(setting).resolve()
+            return self._of_folder(folder, folder.name, "local")
+        for version in reversed(self.list()):
+            if setting in (version.name, version.source):
+                return version
+        if self._from_cache is None:
+            self._from_cache = _in_hub_cache(setting)
+        return self._from_cache
+
+    def _of_folder(self, folder: Path, name: str, origin: str) -> ModelVersion:
+        try:
+            suffix = self._weights_hash(folder)
+            made = datetime.fromtimestamp(_weights(folder)[0].stat().st_mtime, UTC)
+        except OSError as error:
+            raise ModelUnavailable(f"{folder} holds no checkpoint: {error}") from error
+        return ModelVersion(f"{name}-{suffix}", folder, origin, _iso(made), str(folder))
+
+    def _shipped_if_there(self) -> Sequence[ModelVersion]:
+        try:
+            return [self.shipped()]
+        except ModelUnavailable:
+            return []
+
+    def _weights_hash(self, folder: Path) -> str:
+        """First 8 hex digits of the SHA-256 of the weights: the same name is the same model."""
+        digest = hashlib.sha256()
+        for file in _weights(folder):
+            status = file.stat()
+            key = (file, status.st_size, status.st_mtime_ns)
+            if key not in self._hashes:
+                with file.open("rb") as stream:
+                    self._hashes[key] = hashlib.file_digest(stream, "sha256").hexdigest()
+            digest.update(self._hashes[key].encode())
+        return digest.hexdigest()[:8]
+
+
+def _weights(folder: Path) -> list[Path]:
+    """The files that hold the weights: safetensors, else PyTorch's.
+
+    Raises:
+        FileNotFoundError: if there are none.
+    """
+    files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+    if not files:
+        raise FileNotFoundError("there is no model.safetensors in it")
+    return files
+
+
+def _copy_checkpoint(source: Path, target: Path) -> None:
+    for pattern in CHECKPOINT_FILES:
+        for file in source.glob(pattern):
+            if file.name != _METADATA:
+                shutil.copyfile(file, target / file.name)
+
+
+def _download(repo: str, target: Path) -> None:
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        RepositoryNotFoundError,
+    )
+
+    try:
+        patterns = list(CHECKPOINT_FILES)
+        if any(file.endswith(".safetensors") for file in HfApi().list_repo_files(repo)):
+            patterns.remove("pytorch_model*.bin")  # the same weights once more, and less safe
+        snapshot_download(repo, local_dir=target, allow_patterns=patterns)
+    except HFValidationError as error:
+        raise PullFailed(f"{repo} is neither a folder nor a name on the hub.") from error
+    except GatedRepoError as error:
+        raise PullFailed(f"{repo} asks for its terms to be accepted on the hub first.") from error
+    except RepositoryNotFoundError as error:
+        raise PullFailed(f"There is no model {repo} on the hub, or it is private.") from error
+    except Exception as error:  # of the HTTP library, whichever the hub's client uses
+        logger.exception("%s could not be downloaded", repo)
+        raise PullFailed(
+            f"{repo} could not be downloaded: the hub cannot be reached ({type(error).__name__})."
+        ) from error
+    shutil.rmtree(target / ".cache", ignore_errors=True)  # the download's own bookkeeping
+
+
+def _check(folder: Path, source: str) -> None:
+    """A version must be able to caption before it is one."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        kind = config.get("model_type")
+    except (OSError, ValueError, AttributeError) as error:
+        raise PullFailed(f"{source} holds no checkpoint: its config.json is missing.") from error
+    if kind != "blip" or "BlipForConditionalGeneration" not in (config.get("architectures") or []):
+        raise PullFailed(f"{source} is not a BLIP captioning model (its type is {kind}).")
+    from PIL import Image
+
+    from captionapp.captioning.blip import BlipCaptioner
+    from captionapp.captioning.captioner import DecodeOptions
+    from captionapp.errors import CaptionAppError
+
+    try:
+        captioner = BlipCaptioner.load(folder, Path(source).name)
+        captioner.caption([Image.new("RGB", (32, 32), "grey")], DecodeOptions(max_new_tokens=5))
+    except CaptionAppError as error:
+        raise PullFailed(f"{source} does not work: {error}") from error
+
+
+def _in_hub_cache(repo: str) -> ModelVersion:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(repo, local_files_only=True))
+    except (HFValidationError, LocalEntryNotFoundError) as error:
+        raise ModelUnavailable(
+            f"CAPTIONAPP_MODEL is {repo}, which is neither a folder nor a pulled or cached model. "
+            f"`flask model pull {repo}` brings one from the hub."
+        ) from error
+    revision = folder.name  # the commit
+    made = datetime.fromtimestamp(folder.stat().st_mtime, UTC)
+    name = f"{repo.rsplit('/', 1)[-1].lower()}-{revision[:8]}"
+    return ModelVersion(name, folder, "hub cache", _iso(made), repo)
+
+
+def _read_metadata(path: Path) -> ModelVersion:
+    described = json.loads(path.read_text(encoding="utf-8"))
+    return ModelVersion(
+        name=path.parent.name,
+        folder=path.parent,
+        origin=str(described["origin"]),
+        created_at=str(described["created_at"]),
+        source=str(described.get("source", "")),
+    )
+
+
+def _write_atomically(path: Path, content: dict[str, Any]) -> None:
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(content, file, indent=2)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _now() -> str:
+    return _iso(datetime.now(UTC))
+
+
+def _iso(moment: datetime) -> str:
+    return moment.isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from captionapp.captioning.batching import CaptionQueue
+from captionapp.captioning.captioner import Caption, DecodeOptions
+from captionapp.errors import CaptionFailed, ModelUnavailable, QueueFull
+from tests.conftest import FakeCaptioner, draw
+
+PLAIN = DecodeOptions()
+
+
+class Service:
+    """Hands out one captioner, after ``gate`` is open."""
+
+    def __init__(self, captioner: Any) -> None:
+        self.held = captioner
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def captioner(self) -> Any:
+        assert self.gate.wait(10)
+        if isinstance(self.held, Exception):
+            raise self.held
+        return self.held
+
+
+class FussyCaptioner(FakeCaptioner):
+    """Fails the whole batch if a picture in it is one pixel wide."""
+
+    def caption(self, images: Sequence[Image.Image], options: DecodeOptions) -> list[Caption]:
+        if any(image.width == 1 for image in images):
+            raise CaptionFailed("no words for a line")
+        return super().caption(images, options)
+
+
+@pytest.fixture
+def make_queue() -> Iterator[Callable[..., CaptionQueue]]:
+    queues: list[tuple[Service, CaptionQueue]] = []
+
+    def make(service: Service, size: int = 8, batch_size: int = 4, **kwargs: Any) -> CaptionQueue:
+        queue = CaptionQueue(service, size, batch_size, **kwargs)  # type: ignore[arg-type]
+        queues.append((service, queue))
+        return queue
+
+    yield make
+    for service, queue in queues:
+        service.gate.set()
+        queue.close(10)
+
+
+def submit(queue: CaptionQueue, options: DecodeOptions = PLAIN, width: int = 8) -> Any:
+    with queue.reserve(1) as reservation:
+        return reservation.submit(lambda: draw(size=(width, 8)), options)
+
+
+def test_a_caption_comes_through(make_queue: Callable[..., CaptionQueue]) -> None:
+    assert submit(make_queue(Service(FakeCaptioner()))).result(10).text == "a red ball"
+
+
+def test_no_thread_before_the_first_request(make_queue: Callable[..., CaptionQueue]) -> None:
+    queue = make_queue(Service(FakeCaptioner()))
+    assert queue._thread is None
+    submit(queue).result(10)
+    assert queue._thread is not None
+
+
+def test_no_more_places_than_its_size_and_each_comes_back(
+    make_queue: Callable[..., CaptionQueue],
+) -> None:
+    service = Service(FakeCaptioner())
+    service.gate.clear()
+    queue = make_queue(service, size=2)
+    first, second = submit(queue), submit(queue)
+    with pytest.raises(QueueFull) as caught:
+        queue.reserve(1)
+    assert caught.value.retry_after > 0
+    service.gate.set()
+    assert [first.result(10).text, second.result(10).text] == ["a red ball"] * 2
+    for _ in range(3):
+        submit(queue).result(10)
+
+
+def test_places_that_were_not_used_come_back(make_queue: Callable[..., CaptionQueue]) -> None:
+    queue = make_queue(Service(FakeCaptioner()), size=2)
+    with pytest.raises(RuntimeError), queue.reserve(2):
+        raise RuntimeError
+    with queue.reserve(2) as reservation:
+        reservation.submit(draw, PLAIN).result(10)
+    queue.reserve(2)
+
+
+def test_more_requests_than_places_is_a_mistake(make_queue: Callable[..., CaptionQueue]) -> None:
+    with make_queue(Service(FakeCaptioner())).reserve(0) as reservation, pytest.raises(ValueError):
+        reservation.submit(draw, PLAIN)
+
+
+def test_what_waits_with_equal_options_is_one_batch(
+    make_queue: Callable[..., CaptionQueue],
+) -> None:
+    captioner = FakeCaptioner()
+    service = Service(captioner)
+    service.gate.clear()
+    depths: list[int] = []
+    queue = make_queue(service, size=20, batch_size=3, on_depth=depths.append)
+    prompted = DecodeOptions(prompt="a drawing of")
+    futures = [submit(queue)]  # goes to the gate at once, alone
+    while queue.depth:
+        threading.Event().wait(0.01)
+    futures += [submit(queue, options) for options in [PLAIN, prompted, PLAIN, PLAIN, PLAIN]]
+    assert queue.depth == 5
+    service.gate.set()
+    texts = [future.result(10).text for future in futures]
+    assert texts == ["a red ball"] * 2 + ["a drawing of a red ball"] + ["a red ball"] * 3
+    assert captioner.calls == [(1, PLAIN), (3, PLAIN), (1, prompted), (1, PLAIN)]
+    assert max(depths) == 5
+    assert depths[-1] == 0
+
+
+def test_one_bad_picture_fails_alone(make_queue: Callable[..., CaptionQueue]) -> None:
+    service = Service(FussyCaptioner())
+    service.gate.clear()
+    queue = make_queue(service)
+    submit(queue)
+    good, bad = submit(queue), submit(queue, width=1)
+    service.gate.set()
+    assert good.result(10).text == "a red ball"
+    with pytest.raises(CaptionFailed):
+        bad.result(10)
+
+
+def test_a_picture_that_cannot_be_read_fails_alone(
+    make_queue: Callable[..., CaptionQueue],
+) -> None:
+    captioner = FakeCaptioner()
+    queue = make_queue(Service(captioner))
+
+    def unreadable() -> Image.Image:
+        raise FileNotFoundError("gone")
+
+    with queue.reserve(2) as reservation:
+        bad = reservation.submit(unreadable, PLAIN)
+        good = reservation.submit(draw, PLAIN)
+    assert good.result(10).text == "a red ball"
+    with pytest.raises(FileNotFoundError):
+        bad.result(10)
+    assert [number for number, _ in captioner.calls] == [1]
+
+
+def test_a_model_that_is_not_there_is_an_error_of_each_future_and_the_queue_goes_on(
+    make_queue: Callable[..., CaptionQueue],
+) -> None:
+    service = Service(ModelUnavailable("no weights"))
+    queue = make_queue(service)
+    with pytest.raises(ModelUnavailable, match="no weights"):
+        submit(queue).result(10)
+    service.held = FakeCaptioner()
+    assert submit(queue).result(10).text == "a red ball"
+
+
+def test_a_cancelled_request_is_not_captioned(make_queue: Callable[..., CaptionQueue]) -> None:
+    captioner = FakeCaptioner()
+    service = Service(captioner)
+    service.gate.clear()
+    queue = make_queue(service, batch_size=1)
+    submit(queue)
+    while queue.depth:
+        threading.Event().wait(0.01)
+    given_up, last = submit(queue), submit(queue)
+    assert given_up.cancel()
+    service.gate.set()
+    last.result(10)
+    assert len(captioner.calls) == 2
+
+
+def test_closing_makes_what_waits_and_takes_nothing_more(
+    make_queue: Callable[..., CaptionQueue],
+) -> None:
+    service = Service(FakeCaptioner())
+    service.gate.clear()
+    queue = make_queue(service, batch_size=1)
+    futures = [submit(queue) for _ in range(3)]
+    closing = threading.Thread(target=queue.close, args=(10,))
+    closing.start()
+    while not queue._closing:
+        threading.Event().wait(0.01)
+    with pytest.raises(QueueFull):
+        queue.reserve(1)
+    service.gate.set()
+    closing.join(10)
+    assert all(future.result(0).text == "a red ball" for future in futures)
+    assert queue._thread and not queue._thread.is_alive()
+
+
+def test_what_is_not_made_in_time_is_cancelled(make_queue: Callable[..., CaptionQueue]) -> None:
+    service = Service(FakeCaptioner())
+    service.gate.clear()
+    queue = make_queue(service, batch_size=1)
+    submit(queue)
+    while queue.depth:
+        threading.Event().wait(0.01)
+    waiting = submit(queue)
+    queue.close(0.05)
+    with pytest.raises(CancelledError):
+        waiting.result(1)

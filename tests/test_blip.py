@@ -1,0 +1,222 @@
+"""The engine, on a tiny checkpoint with random weights; the shipped one has its own tests."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from captionapp.captioning.blip import BlipCaptioner
+from captionapp.captioning.captioner import DecodeOptions
+from captionapp.errors import InvalidOptions, ModelUnavailable
+from tests.conftest import draw
+from tests.tiny_blip import WORDS, make_tiny_blip
+
+#: Likely enough that captions end, and not at once.
+END_BIAS = 1.0
+PICTURES = [draw("red"), draw("blue", (30, 80)), draw("white", (200, 20))]
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_blip(tmp_path_factory.mktemp("blip"))
+
+
+@pytest.fixture(scope="session")
+def captioner(checkpoint: Path) -> BlipCaptioner:
+    """It writes whole words only, so that its texts can be told apart into tokens again, and ends
+    its captions by itself."""
+    loaded = BlipCaptioner.load(checkpoint, "tiny-1")
+    words = loaded.processor.tokenizer(WORDS, is_split_into_words=True, add_special_tokens=False)
+    head = loaded.model.text_decoder.cls.predictions
+    with torch.no_grad():
+        head.decoder.weight.mul_(40)  # random weights hardly tell one word from another
+        head.decoder.bias.fill_(-100)
+        head.decoder.bias[words.input_ids] = 0
+        head.decoder.bias[loaded.model.config.text_config.sep_token_id] = END_BIAS
+    return loaded
+
+
+def plain_probability(captioner: BlipCaptioner, text: str, image: Any, prompt: str) -> float:
+    """exp(mean log p) computed step by step: one forward pass for every token of the caption."""
+    tokens = captioner.processor.tokenizer(text, add_special_tokens=False).input_ids
+    given = captioner.processor.tokenizer(prompt, add_special_tokens=False).input_ids
+    text_config = captioner.model.config.text_config
+    prefix = [text_config.bos_token_id, *given]
+    assert tokens[: len(given)] == given
+    pixels = captioner.processor.image_processor(images=image, return_tensors="pt").pixel_values
+    log_p = []
+    with torch.inference_mode():
+        states = captioner.model.vision_model(pixels).last_hidden_state
+        for token in [*tokens[len(given) :], text_config.sep_token_id]:
+            logits = captioner.model.text_decoder(
+                input_ids=torch.tensor([prefix]), encoder_hidden_states=states
+            ).logits[0, -1]
+            log_p.append(float(logits.double().log_softmax(0)[token]))
+            prefix.append(token)
+    return math.exp(sum(log_p) / len(log_p))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        DecodeOptions(num_beams=1),
+        DecodeOptions(num_beams=4, length_penalty=2.0),
+        DecodeOptions(prompt="a photo of"),
+        DecodeOptions(num_beams=1, repetition_penalty=2.0, no_repeat_ngram_size=1),
+        DecodeOptions(bad_words=("dog", "street", "a")),
+    ],
+    ids=["greedy", "beams", "prompt", "penalties", "bad words"],
+)
+def test_probability_is_the_plain_model_s(captioner: BlipCaptioner, options: DecodeOptions) -> None:
+    captions = captioner.caption(PICTURES, options)
+    compared = 0
+    for caption, image in zip(captions, PICTURES, strict=True):
+        tokens = captioner.processor.tokenizer(caption.text, add_special_tokens=False).input_ids
+        prompt = captioner.processor.tokenizer(options.prompt, add_special_tokens=False).input_ids
+        if len(tokens) - len(prompt) >= options.max_new_tokens:
+            continue  # cut off: no end token was written
+        expected = plain_probability(captioner, caption.text, image, options.prompt)
+        assert caption.probability == pytest.approx(expected, rel=1e-3)
+        compared += 1
+    assert compared
+
+
+def test_a_caption_says_where_it_came_from_and_is_the_same_every_time(
+    captioner: BlipCaptioner,
+) -> None:
+    (first,) = captioner.caption(PICTURES[:1], DecodeOptions())
+    (second,) = captioner.caption(PICTURES[:1], DecodeOptions())
+    assert first.text == second.text != ""
+    assert first.model_version == "tiny-1"
+    assert first.options == DecodeOptions()
+    assert 0 < first.probability <= 1
+    assert first.seconds > 0
+
+
+def test_a_batch_gives_what_single_pictures_give(captioner: BlipCaptioner) -> None:
+    together = captioner.caption(PICTURES, DecodeOptions())
+    alone = [captioner.caption([picture], DecodeOptions())[0] for picture in PICTURES]
+    assert [one.text for one in together] == [one.text for one in alone]
+    for one, other in zip(together, alone, strict=True):
+        assert one.probability == pytest.approx(other.probability, rel=1e-4)
+
+
+def test_no_pictures_no_captions(captioner: BlipCaptioner) -> None:
+    assert captioner.caption([], DecodeOptions()) == []
+
+
+def test_a_prompt_is_kept_to_its_last_word(captioner: BlipCaptioner) -> None:
+    (caption,) = captioner.caption(PICTURES[:1], DecodeOptions(prompt="A photo of the"))
+    assert caption.text.startswith("a photo of the ")
+    assert len(caption.text.split()) > 4
+
+
+def test_bad_words_are_not_written(captioner: BlipCaptioner) -> None:
+    (caption,) = captioner.caption(PICTURES[:1], DecodeOptions())
+    word = caption.text.split()[0]
+    (other,) = captioner.caption(PICTURES[:1], DecodeOptions(bad_words=(word,)))
+    assert word not in other.text.split()
+
+
+def test_length_and_repetition_are_bounded(captioner: BlipCaptioner) -> None:
+    options = DecodeOptions(num_beams=1, max_new_tokens=12, no_repeat_ngram_size=2)
+    (caption,) = captioner.caption(PICTURES[:1], options)
+    tokens = captioner.processor.tokenizer(caption.text, add_special_tokens=False).input_ids
+    assert len(tokens) <= 12
+    pairs = list(zip(tokens, tokens[1:], strict=False))
+    assert len(pairs) == len(set(pairs))
+
+
+def test_a_prompt_that_leaves_no_room_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    folder = changed_config(checkpoint, tmp_path, "text_config", "max_position_embeddings", 8)
+    state = load_file(folder / "model.safetensors")
+    name = "text_decoder.bert.embeddings.position_embeddings.weight"
+    save_file(
+        state | {name: state[name][:8].clone()}, folder / "model.safetensors", {"format": "pt"}
+    )
+    short = BlipCaptioner.load(folder, "short")
+    (caption,) = short.caption(PICTURES[:1], DecodeOptions(prompt="a dog"))
+    assert caption.text.startswith("a dog ")
+    with pytest.raises(InvalidOptions, match="too long"):
+        short.caption(PICTURES[:1], DecodeOptions(prompt="a dog and a cat and a man"))
+
+
+def changed_config(checkpoint: Path, folder: Path, part: str, name: str, value: object) -> Path:
+    copied = Path(shutil.copytree(checkpoint, folder / "changed"))
+    config = json.loads((copied / "config.json").read_text())
+    config[part][name] = value
+    (copied / "config.json").write_text(json.dumps(config))
+    return copied
+
+
+def without_file(name: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).unlink()
+
+
+def truncated(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1000])
+
+
+def without_a_weight(folder: Path) -> None:
+    """transformers would fill it with random numbers, and say so in a log line only."""
+    file = folder / "model.safetensors"
+    state = load_file(file)
+    del state["vision_model.encoder.layers.0.mlp.fc1.weight"]
+    save_file(state, file, {"format": "pt"})
+
+
+def of_another_size(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    state = load_file(file)
+    name = "vision_model.encoder.layers.0.mlp.fc1.weight"
+    save_file(state | {name: state[name][:-1].clone()}, file, {"format": "pt"})
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "harm",
+    [
+        without_file("config.json"),
+        without_file("model.safetensors"),
+        without_file("processor_config.json"),
+        truncated,
+        without_a_weight,
+        of_another_size,
+        lambda folder: shutil.rmtree(folder),
+    ],
+    ids=[
+        "no config",
+        "no weights",
+        "no processor",
+        "truncated",
+        "a weight missing",
+        "another size",
+        "no folder",
+    ],
+)
+def test_a_broken_checkpoint_is_unavailable_and_never_random(
+    checkpoint: Path, tmp_path: Path, harm: Callable[[Path], None]
+) -> None:
+    folder = Path(shutil.copytree(checkpoint, tmp_path / "broken"))
+    harm(folder)
+    with pytest.raises(ModelUnavailable, match="broken-1") as caught:
+        BlipCaptioner.load(folder, "broken-1")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_half_precision_weights_are_computed_in_single(checkpoint: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(checkpoint, tmp_path / "half"))
+    file = folder / "model.safetensors"
+    save_file({k: v.half() for k, v in load_file(file).items()}, file, {"format": "pt"})
+    half = BlipCaptioner.load(folder, "half")
+    assert {weight.dtype for weight in half.model.parameters()} == {torch.float32}
+    assert half.caption(PICTURES[:1], DecodeOptions())[0].text

@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from captionapp.captioning.versions import ModelVersions
+from captionapp.errors import ModelUnavailable, PullFailed, UnknownVersion
+from tests.tiny_blip import make_tiny_blip
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_blip(tmp_path_factory.mktemp("made") / "Tiny BLIP")
+
+
+@pytest.fixture
+def shipped(tmp_path: Path) -> Path:
+    folder = tmp_path / "fine-tuned-model"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(b"weights")
+    (folder / "README.md").write_text("# A model")
+    return folder
+
+
+@pytest.fixture
+def versions(tmp_path: Path, shipped: Path) -> ModelVersions:
+    return ModelVersions(tmp_path / "models", shipped)
+
+
+def test_the_shipped_version_is_current_and_named_after_its_weights(
+    versions: ModelVersions, shipped: Path
+) -> None:
+    first = versions.current()
+    assert (first.origin, first.folder) == ("shipped", shipped)
+    assert first == versions.current() == versions.get(first.name)
+    assert first.name.startswith("shipped-") and len(first.name) == len("shipped-") + 8
+    (shipped / "model.safetensors").write_bytes(b"other weights")
+    assert versions.current().name != first.name
+    assert versions.model_card(first) == "# A model"
+
+
+def test_weights_are_hashed_once(versions: ModelVersions, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = versions.current().name
+    monkeypatch.setattr("hashlib.file_digest", None)
+    assert versions.current().name == name
+
+
+def test_without_weights_nothing_can_be_served(tmp_path: Path) -> None:
+    empty = ModelVersions(tmp_path / "models", tmp_path / "fine-tuned-model")
+    with pytest.raises(ModelUnavailable, match="no checkpoint"):
+        empty.current()
+    assert list(empty.list()) == []
+
+
+def test_a_pulled_folder_is_whole_and_can_be_made_current(
+    versions: ModelVersions, checkpoint: Path
+) -> None:
+    pulled = versions.pull(str(checkpoint))
+    assert pulled.name.startswith("tiny-blip-")
+    assert (pulled.origin, pulled.source) == ("pulled", str(checkpoint))
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(os.listdir(pulled.folder))
+    assert [one.name for one in versions.list()][1:] == [pulled.name]
+    assert versions.current().origin == "shipped"  # pulling alone promotes nothing
+    versions.set_current(pulled.name)
+    assert versions.current() == pulled
+    assert versions.pull(str(checkpoint)) == pulled  # once more is the same
+    assert not list(versions.models_folder.glob(".*"))
+
+
+def test_what_cannot_caption_is_not_pulled(
+    versions: ModelVersions, checkpoint: Path, tmp_path: Path
+) -> None:
+    broken = Path(shutil.copytree(checkpoint, tmp_path / "broken"))
+    (broken / "model.safetensors").write_bytes(b"short")
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for folder, reason in [(broken, "does not work"), (other, "not a BLIP"), (empty, "config")]:
+        with pytest.raises(PullFailed, match=reason):
+            versions.pull(str(folder))
+    assert [one.origin for one in versions.list()] == ["shipped"]
+    assert list(versions.models_folder.iterdir()) == []
+
+
+def test_a_name_that_cannot_be_one_is_refused_in_one_sentence(versions: ModelVersions) -> None:
+    with pytest.raises(PullFailed, match="neither a folder nor a name on the hub"):
+        versions.pull("no/such/model at all")
+
+
+def test_without_a_network_pulling_fails_with_one_sentence(
+    versions: ModelVersions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(*_: object, **__: object) -> None:
+        raise ConnectionError("[Errno -2] Name or service not known")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.list_repo_files", unreachable)
+    with pytest.raises(PullFailed) as caught:
+        versions.pull("Salesforce/blip-image-captioning-base")
+    assert str(caught.value).startswith("Salesforce/blip-image-captioning-base could not be")
+    assert len(str(caught.value).splitlines()) == 1
+    assert list(versions.models_folder.iterdir()) == []
+
+
+def test_the_setting_goes_over_the_pointer(
+    versions: ModelVersions, checkpoint: Path, shipped: Path
+) -> None:
+    versions.set_current(versions.pull(str(checkpoint)).name)
+    folder = ModelVersions(versions.models_folder, shipped, str(shipped)).current()
+    assert (folder.origin, folder.folder) == ("local", shipped.resolve())
+
+
+def test_a_pulled_version_is_found_by_the_name_it_was_pulled_under(
+    versions: ModelVersions, checkpoint: Path, shipped: Path
+) -> None:
+    pulled = versions.pull(str(checkpoint))
+    metadata = pulled.folder / "version.json"
+    metadata.write_text(metadata.read_text().replace(str(checkpoint), "someone/tiny"))
+    for setting in ("someone/tiny", pulled.name):
+        assert ModelVersions(versions.models_folder, shipped, setting).current().name == pulled.name
+
+
+def test_a_hub_name_is_found_in_the_local_cache(
+    versions: ModelVersions, shipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repo = tmp_path / "hub" / "models--someone--tiny"
+    (repo / "snapshots" / commit).mkdir(parents=True)
+    (repo / "snapshots" / commit / "model.safetensors").write_bytes(b"weights")
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    found = ModelVersions(versions.models_folder, shipped, "someone/tiny").current()
+    assert (found.name, found.origin) == ("tiny-01234567", "hub cache")
+    assert found.folder == repo / "snapshots" / commit
+
+
+def test_a_setting_that_names_nothing_is_unavailable(
+    versions: ModelVersions, shipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    missing = ModelVersions(versions.models_folder, shipped, "someone/missing")
+    with pytest.raises(ModelUnavailable, match="flask model pull someone/missing"):
+        missing.current()
+
+
+def test_a_pointer_to_nothing_or_with_nothing_in_it_says_so(versions: ModelVersions) -> None:
+    with pytest.raises(UnknownVersion):
+        versions.set_current("v9")
+    versions.models_folder.mkdir()
+    pointer = versions.models_folder / "current.json"
+    for content, reason in [('{"version": "v9"}', "gone"), ("{", "cannot be read")]:
+        pointer.write_text(content)
+        with pytest.raises(ModelUnavailable, match=reason):
+            versions.current()
+
+
+def test_what_is_half_written_is_not_listed(versions: ModelVersions) -> None:
+    (versions.models_folder / ".pull-x").mkdir(parents=True)
+    (versions.models_folder / ".pull-x" / "version.json").write_text("{}")
+    (versions.models_folder / "v1").mkdir()
+    assert [one.origin for one in versions.list()] == ["shipped"]

@@ -1,0 +1,340 @@
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from captionapp import records as records_module
+from captionapp.errors import (
+    InvalidFeedback,
+    InvalidOptions,
+    ModelUnavailable,
+    NotFound,
+    QueueFull,
+    StorageFull,
+)
+from captionapp.workflow import IncomingFile, Workflow
+from tests.conftest import FakeCaptioner, draw, encoded, serve
+
+
+def incoming(colour: str = "red", name: str = "ball.png") -> IncomingFile:
+    return IncomingFile(name, lambda: encoded(draw(colour)))
+
+
+def send(workflow: Workflow, colour: str = "red", contributor: str = "anna", **kwargs: Any) -> str:
+    """Upload one picture and wait for its caption; returns its id."""
+    (image_id,) = workflow.submit([incoming(colour)], contributor, **kwargs).accepted
+    workflow.wait(image_id, contributor, 10)
+    return image_id
+
+
+def answer(workflow: Workflow, image_id: str, contributor: str, text: str = "") -> None:
+    caption = workflow.picture(image_id, contributor).caption
+    assert caption
+    verdict = "corrected" if text else "accepted"
+    workflow.give_feedback(image_id, contributor, caption.id, verdict, text, [])
+
+
+def test_a_picture_is_stored_described_and_remembered(
+    workflow: Workflow, captioner: FakeCaptioner
+) -> None:
+    image_id = send(workflow)
+    view = workflow.picture(image_id, "anna")
+    assert (view.status, view.name, view.width, view.height) == ("done", "ball.png", 64, 48)
+    assert view.caption
+    assert (view.caption.text, view.caption.model_version) == ("a red ball", "fake-1")
+    assert workflow.picture(image_id, "anna").caption == view.caption
+    assert len(captioner.calls) == 1  # opening the page again does not ask the model
+
+
+def test_the_same_picture_in_another_file_is_the_same_and_not_described_again(
+    workflow: Workflow, captioner: FakeCaptioner
+) -> None:
+    first = send(workflow)
+    bmp = IncomingFile("other.bmp", lambda: encoded(draw("red"), "BMP"))
+    assert workflow.submit([bmp, bmp], "ben").accepted == [first]
+    assert workflow.picture(first, "ben").status == "done"
+    assert len(captioner.calls) == 1
+
+
+def test_broken_files_are_named_and_the_good_ones_described(workflow: Workflow) -> None:
+    broken = IncomingFile("notes.txt", lambda: b"no picture at all")
+    submission = workflow.submit([incoming(), broken, incoming("blue", "b.png")], "anna")
+    assert len(submission.accepted) == 2
+    assert [one.name for one in submission.rejected] == ["notes.txt"]
+    for image_id in submission.accepted:
+        workflow.wait(image_id, "anna", 10)
+        assert workflow.picture(image_id, "anna").status == "done"
+
+
+def test_a_broken_file_never_touches_the_model(
+    workflow: Workflow, captioner: FakeCaptioner
+) -> None:
+    submission = workflow.submit([IncomingFile("x.jpg", lambda: b"\xff\xd8\xff broken")], "anna")
+    assert submission.accepted == []
+    assert submission.rejected[0].reason
+    assert captioner.calls == []
+
+
+def test_a_prompt_begins_the_caption_and_another_prompt_is_another_caption(
+    workflow: Workflow,
+) -> None:
+    image_id = send(workflow, prompt="a drawing of")
+    caption = workflow.picture(image_id, "anna").caption
+    assert caption and caption.text == "a drawing of a red ball"
+    send(workflow)
+    caption = workflow.picture(image_id, "anna").caption
+    assert caption and caption.text == "a red ball"
+
+
+def test_a_prompt_out_of_bounds_is_refused(workflow: Workflow) -> None:
+    with pytest.raises(InvalidOptions, match="200"):
+        workflow.submit([incoming()], "anna", "x" * 201)
+
+
+def test_without_a_model_nothing_is_stored(workflow: Workflow) -> None:
+    def fail(_: Any) -> Any:
+        raise ModelUnavailable("no weights")
+
+    workflow.service._load = fail  # type: ignore[assignment]
+    with pytest.raises(ModelUnavailable):
+        workflow.submit([incoming()], "anna")
+    assert workflow.pictures("anna", 1).total == 0
+    assert workflow.store.size_bytes() == 0
+
+
+def test_a_full_queue_stores_nothing(make_app: Callable[..., Any]) -> None:
+    workflow: Workflow = make_app(CAPTIONAPP_QUEUE_SIZE=2).extensions["captionapp"]
+    with pytest.raises(QueueFull):
+        workflow.submit([incoming("red"), incoming("blue"), incoming("white")], "anna")
+    assert workflow.pictures("anna", 1).total == 0
+    assert workflow.store.size_bytes() == 0
+    assert len(workflow.submit([incoming("red"), incoming("blue")], "anna").accepted) == 2
+
+
+def test_no_room_for_any_picture(workflow: Workflow, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: Any) -> None:
+        raise StorageFull("The disk is full.")
+
+    monkeypatch.setattr(workflow.store, "add", full)
+    with pytest.raises(StorageFull):
+        workflow.submit([incoming()], "anna")
+    assert workflow.pictures("anna", 1).total == 0
+
+
+def test_a_failed_caption_is_a_problem_and_never_a_caption(
+    workflow: Workflow, captioner: FakeCaptioner
+) -> None:
+    captioner.replies = [RuntimeError("secret detail"), RuntimeError("secret detail"), "a red ball"]
+    image_id = send(workflow)
+    view = workflow.picture(image_id, "anna")
+    assert (view.status, view.caption) == ("failed", None)
+    assert view.problem and "secret" not in view.problem
+    captioner.replies = ["a red ball"]
+    workflow.again(image_id, "anna")
+    workflow.wait(image_id, "anna", 10)
+    view = workflow.picture(image_id, "anna")
+    assert (view.status, view.problem) == ("done", "")
+
+
+def test_a_new_version_describes_again_and_the_old_caption_stays(workflow: Workflow) -> None:
+    image_id = send(workflow)
+    serve(workflow, FakeCaptioner("fake-2", ["a crimson sphere"]))
+    workflow.service.follow()
+    assert workflow.picture(image_id, "anna").caption.model_version == "fake-1"  # type: ignore[union-attr]
+    workflow.again(image_id, "anna")
+    workflow.wait(image_id, "anna", 10)
+    view = workflow.picture(image_id, "anna")
+    assert view.caption and view.caption.text == "a crimson sphere"
+    assert [one.model_version for one in view.previous] == ["fake-1"]
+
+
+def test_what_a_dead_process_left_behind_is_taken_over(
+    workflow: Workflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process took the job and died: a look at the page has it done here."""
+    other = records_module.Records(workflow.records.path)
+    monkeypatch.setattr(workflow.records, "begin_job", lambda *_: False)
+    (image_id,) = workflow.submit([incoming()], "anna").accepted
+    monkeypatch.undo()
+    key = workflow.settings.decode_options().key()
+    assert other.begin_job(image_id, key, lease_seconds=60)
+    assert workflow.picture(image_id, "anna").status == "waiting"
+    other.extend_leases(-1)
+    assert workflow.picture(image_id, "anna").status == "waiting"  # and now it is ours
+    workflow.wait(image_id, "anna", 10)
+    assert workflow.picture(image_id, "anna").status == "done"
+    other.close()
+
+
+def test_waiting_for_another_process_ends_when_it_is_done(workflow: Workflow) -> None:
+    other = records_module.Records(workflow.records.path)
+    image_id = send(workflow)
+    key = workflow.settings.decode_options().key()
+    assert other.begin_job(image_id, key, 60)
+    done = threading.Event()
+
+    def wait() -> None:
+        workflow.wait(image_id, "anna", 20)
+        done.set()
+
+    threading.Thread(target=wait).start()
+    assert not done.wait(0.3)
+    other.fail_job(image_id, key, "no luck")
+    assert done.wait(5)
+    assert workflow.picture(image_id, "anna").problem == "no luck"
+    other.close()
+
+
+def test_nobody_sees_the_pictures_of_others(workflow: Workflow) -> None:
+    image_id = send(workflow)
+    for call in (
+        lambda: workflow.picture(image_id, "ben"),
+        lambda: workflow.serve_file(image_id, "ben"),
+        lambda: workflow.serve_thumbnail(image_id, "ben"),
+        lambda: workflow.again(image_id, "ben"),
+        lambda: workflow.let_go(image_id, "ben"),
+        lambda: workflow.wait(image_id, "ben", 0),
+        lambda: answer(workflow, image_id, "ben"),
+    ):
+        with pytest.raises(NotFound):
+            call()
+    assert workflow.picture(image_id, None).status == "done"  # the operator does
+
+
+def test_an_answer_is_a_row_made_of_the_server_s_own_record(workflow: Workflow) -> None:
+    image_id = send(workflow)
+    caption = workflow.picture(image_id, "anna").caption
+    assert caption
+    before = datetime.now(UTC) - timedelta(seconds=1)
+    row = workflow.give_feedback(
+        image_id, "anna", caption.id, "corrected", "  a rubber ball\r\n", ["too-long", "inaccurate"]
+    )
+    (kept,) = workflow.feedback.rows()
+    assert kept == row
+    assert (row.caption, row.feedback, row.model_version) == (
+        "a red ball",
+        "a rubber ball",
+        "fake-1",
+    )
+    assert [str(reason) for reason in row.reasons] == ["inaccurate", "too-long"]
+    assert row.created_at.endswith("Z")
+    assert datetime.fromisoformat(row.created_at) > before
+    assert workflow.picture(image_id, "anna").answer == row
+
+
+@pytest.mark.parametrize(
+    ("verdict", "correction", "reasons"),
+    [
+        ("corrected", "   ", []),
+        ("corrected", "a red ball", []),  # no different from the caption
+        ("corrected", "x" * 1001, []),
+        ("liked", "", []),
+        ("accepted", "", ["boring"]),
+    ],
+)
+def test_what_cannot_be_kept_is_refused_and_nothing_written(
+    workflow: Workflow, verdict: str, correction: str, reasons: list[str]
+) -> None:
+    image_id = send(workflow)
+    caption = workflow.picture(image_id, "anna").caption
+    assert caption
+    with pytest.raises(InvalidFeedback):
+        workflow.give_feedback(image_id, "anna", caption.id, verdict, correction, reasons)
+    assert workflow.feedback.rows() == []
+
+
+def test_a_caption_of_another_picture_cannot_be_answered(workflow: Workflow) -> None:
+    first, second = send(workflow, "red"), send(workflow, "blue")
+    caption = workflow.picture(first, "anna").caption
+    assert caption
+    with pytest.raises(NotFound):
+        workflow.give_feedback(second, "anna", caption.id, "accepted", "", [])
+
+
+@pytest.mark.parametrize(("memory", "sees"), [("everyone", True), ("own", False), ("off", False)])
+def test_correction_memory(make_app: Callable[..., Any], memory: str, sees: bool) -> None:
+    workflow: Workflow = make_app(CAPTIONAPP_CORRECTION_MEMORY=memory).extensions["captionapp"]
+    image_id = send(workflow, contributor="anna")
+    answer(workflow, image_id, "anna", "my juggling ball")
+    send(workflow, contributor="ben")
+    remembered = workflow.picture(image_id, "ben").correction
+    assert (remembered is not None) == sees
+    assert (workflow.picture(image_id, "anna").correction is None) == (memory == "off")
+    if remembered:
+        assert remembered.feedback == "my juggling ball"
+        assert workflow.picture(image_id, "ben").answer is None
+        answer(workflow, image_id, "anna")  # she thinks better of it
+        assert workflow.picture(image_id, "ben").correction is None
+
+
+def test_the_last_to_let_go_takes_the_bytes_along(workflow: Workflow) -> None:
+    image_id = send(workflow, contributor="anna")
+    send(workflow, contributor="ben")
+    workflow.let_go(image_id, "anna")
+    assert image_id in workflow.store
+    assert workflow.picture(image_id, "ben").status == "done"
+    workflow.let_go(image_id, "ben")
+    assert image_id not in workflow.store
+    with pytest.raises(NotFound):
+        workflow.picture(image_id, None)
+
+
+def test_bytes_stay_while_an_answer_needs_them(workflow: Workflow) -> None:
+    image_id = send(workflow)
+    answer(workflow, image_id, "anna", "a rubber ball")
+    workflow.let_go(image_id, "anna")
+    assert image_id in workflow.store
+    with pytest.raises(NotFound):
+        workflow.picture(image_id, "anna")
+
+
+def test_a_caption_for_a_picture_deleted_meanwhile_is_dropped(
+    workflow: Workflow, captioner: FakeCaptioner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go = threading.Event()
+    load = workflow.store.load
+    monkeypatch.setattr(workflow.store, "load", lambda one: go.wait(10) and load(one))
+    (image_id,) = workflow.submit([incoming()], "anna").accepted
+    workflow.let_go(image_id, "anna")
+    go.set()
+    image_id_2 = send(workflow, "blue")
+    assert workflow.picture(image_id_2, "anna").status == "done"
+    assert workflow.pictures("anna", 1).total == 1
+
+
+def test_pages_of_the_history(workflow: Workflow) -> None:
+    ids = [send(workflow, colour) for colour in ("red", "green", "blue")]
+    page = workflow.pictures("anna", 1, per_page=2)
+    assert [one.image_id for one in page.items] == ids[:0:-1]
+    assert (page.page, page.pages, page.total) == (1, 2, 3)
+    assert workflow.pictures("anna", 9, per_page=2).page == 2
+    assert workflow.pictures("nobody", 1).items == []
+
+
+def test_pictures_past_their_time_are_let_go(make_app: Callable[..., Any]) -> None:
+    workflow: Workflow = make_app(CAPTIONAPP_RETENTION_DAYS=7).extensions["captionapp"]
+    old, corrected = send(workflow, "red"), send(workflow, "green")
+    answer(workflow, corrected, "anna", "a leaf")
+    long_ago = datetime.now(UTC) - timedelta(days=8)
+    for image_id in (old, corrected):
+        held = dataclasses.replace(workflow.records.held(image_id, "anna"), created_at=long_ago)
+        with workflow.records.write() as session:
+            workflow.records.hold(session, held, "anna")
+    workflow._next_sweep = time.monotonic()
+    new = send(workflow, "blue")
+    assert [one.image_id for one in workflow.pictures("anna", 1).items] == [new]
+    assert old not in workflow.store
+    assert corrected in workflow.store
+
+
+def test_a_name_is_only_ever_a_name(workflow: Workflow) -> None:
+    file = IncomingFile("../../etc/\x00pass\u202ewd.png", lambda: encoded(draw()))
+    (image_id,) = workflow.submit([file], "anna").accepted
+    assert workflow.picture(image_id, "anna").name == "passwd.png"
+    assert ".." not in str(workflow.serve_file(image_id, "anna").relative_to(workflow.store.folder))
