@@ -153,6 +153,19 @@ def test_unavailable_model_is_a_503_page_and_nothing_is_stored(
     assert "sent no pictures yet" in client.get("/history").text
 
 
+def test_a_load_that_fails_is_unavailable_and_never_a_caption(workflow, client, png):
+    def fail(_: object) -> None:
+        raise OSError("weights are torn")
+
+    workflow.service._load = fail
+    sent = client.post("/captions", data=files(("ball.png", png)))
+    assert sent.status_code == 503
+    assert int(sent.headers["Retry-After"]) >= 1
+    assert "Nothing of what you sent was stored" in sent.text and "Traceback" not in sent.text
+    assert workflow.store.size_bytes() == 0
+    assert "sent no pictures yet" in client.get("/history").text
+
+
 def test_no_room_is_said_so(client, workflow, monkeypatch, png):
     def refuse(*_: object) -> None:
         raise StorageFull("The disk is full.")

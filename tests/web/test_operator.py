@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+import pytest
+
+from captionapp.web.operator import is_operator
+
+
+@pytest.mark.parametrize(
+    ("password", "auth", "expected"),
+    [
+        ("open sesame", ("anybody", "open sesame"), True),
+        ("pässwörd", ("", "pässwörd"), True),
+        ("open sesame", ("anybody", "open sesam"), False),
+        ("open sesame", None, False),
+        ("", ("anybody", ""), False),
+    ],
+)
+def test_only_the_password_counts(make_app, password, auth, expected):
+    app = make_app(CAPTIONAPP_ADMIN_PASSWORD=password)
+    with app.test_request_context(auth=auth):
+        assert is_operator() is expected
+
+
+def test_another_scheme_is_not_the_operator(make_app):
+    app = make_app(CAPTIONAPP_ADMIN_PASSWORD="open sesame")
+    with app.test_request_context(headers={"Authorization": "Bearer open sesame"}):
+        assert is_operator() is False
