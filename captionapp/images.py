@@ -114,8 +114,8 @@ def decode(data: bytes, limits: ImageLimits) -> ValidatedImage:
         raise InvalidImage("The file is empty. Choose the picture again and send it once more.")
     if len(data) > limits.max_bytes:
         raise TooLarge(
-            f"The file has {len(data) / 1e6:.1f} MB; at most {limits.max_bytes / 1e6:.1f} MB are"
-            " allowed. Save it smaller or with more compression and send that."
+            f"The file has more than {limits.max_bytes / 1e6:g} MB, which is the most allowed."
+            " Save it smaller or with more compression and send that."
         )
     try:
         image = _normalise(data, limits)

@@ -10,9 +10,8 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -38,6 +37,7 @@ from captionapp.feedback.repository import (
 from captionapp.images import ImageLimits, ImageStore, ValidatedImage, decode
 from captionapp.metrics import Metrics
 from captionapp.records import CaptionRecord, Held, JobState, Records
+from captionapp.results import IncomingFile, Page, PictureView, Rejected, Submission
 from captionapp.settings import Settings
 from captionapp.timing import Work, about, collected, timed
 
@@ -49,63 +49,6 @@ LEASE_SECONDS = 120.0
 POLL_SECONDS = 0.1
 #: How often pictures past their retention time are looked for, at most.
 SWEEP_SECONDS = 3600.0
-MAX_NAME_CHARACTERS = 200
-
-
-@dataclass(frozen=True)
-class IncomingFile:
-    """A file somebody sent; ``read`` gives its bytes."""
-
-    name: str
-    read: Callable[[], bytes]
-
-
-@dataclass(frozen=True)
-class Rejected:
-    """A file that could not be used, and the sentence that says why."""
-
-    name: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Submission:
-    """What became of the files of one request: ids in order, each once, and refusals."""
-
-    accepted: list[str] = field(default_factory=list)
-    rejected: list[Rejected] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class PictureView:
-    """Everything a page says of a picture, for one browser.
-
-    ``status`` is ``done``, ``waiting`` or ``failed``, with the ``problem``; ``caption`` is the
-    newest one there is, also while another is on its way. ``answer`` is what this browser said
-    last, ``correction`` what a person said of the picture (correction memory).
-    """
-
-    image_id: str
-    name: str
-    width: int
-    height: int
-    created_at: datetime
-    status: str
-    problem: str
-    caption: CaptionRecord | None
-    previous: list[CaptionRecord]
-    answer: FeedbackRow | None
-    correction: FeedbackRow | None
-
-
-@dataclass(frozen=True)
-class Page:
-    """One page, counted from 1, of a browser's pictures."""
-
-    items: list[PictureView]
-    page: int
-    pages: int
-    total: int
 
 
 class Workflow:
@@ -171,7 +114,7 @@ class Workflow:
                 except (InvalidImage, StorageFull) as error:
                     full = error if isinstance(error, StorageFull) else full
                     self.metrics.failure(type(error).__name__)
-                    submission.rejected.append(Rejected(file.name, str(error)))
+                    submission.rejected.append(Rejected(file.display_name, str(error)))
                     continue
                 if image_id not in submission.accepted:
                     submission.accepted.append(image_id)
@@ -304,7 +247,7 @@ class Workflow:
         about(image.image_id)
         with timed("store"):
             self.store.add(image)
-            self._hold(image, file.name, contributor, options)
+            self._hold(image, file.display_name, contributor, options)
         self.metrics.picture_stored()
         return image.image_id
 
@@ -313,7 +256,7 @@ class Workflow:
     ) -> None:
         held = Held(
             image_id=image.image_id,
-            name=_display_name(name),
+            name=name,
             width=image.width,
             height=image.height,
             options=options.key(),
@@ -456,10 +399,3 @@ def _problem(future: Future[Caption], image_id: str) -> str:
 
 def _options(held: Held) -> DecodeOptions:
     return DecodeOptions.from_key(held.options)
-
-
-def _display_name(name: str) -> str:
-    """The last part of a file's name, fit for a page: it is shown, never used as a path."""
-    last = name.replace("\\", "/").rsplit("/", 1)[-1]
-    printable = "".join(character for character in last if character.isprintable())
-    return printable[:MAX_NAME_CHARACTERS].strip() or "picture"

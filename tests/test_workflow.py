@@ -18,7 +18,8 @@ from captionapp.errors import (
     QueueFull,
     StorageFull,
 )
-from captionapp.workflow import IncomingFile, Workflow
+from captionapp.results import IncomingFile
+from captionapp.workflow import Workflow
 from tests.conftest import FakeCaptioner, draw, encoded, serve
 
 

@@ -47,6 +47,7 @@ class ModelService:
         self._captioner: Captioner | None = None
         self._failure: ModelUnavailable | None = None
         self._retry_at = 0.0
+        self._follow_at = 0.0
         self._loading = False
         self._proven = False
         self._lock = threading.Lock()
@@ -129,9 +130,11 @@ class ModelService:
         )
 
     def start_loading(self) -> None:
-        """Warm up in the background; nothing happens if that is under way or done."""
+        """Warm up in the background, unless that is under way, done, or failed a moment ago."""
         with self._loader_lock:
             if self.ready() or (self._loader is not None and self._loader.is_alive()):
+                return
+            if self._failure is not None and time.monotonic() < self._retry_at:
                 return
             self._loader = threading.Thread(
                 target=self._warm_up_quietly, name="model-load", daemon=True
@@ -141,15 +144,16 @@ class ModelService:
     def follow(self) -> bool:
         """Load the version that has become current, beside the old one, and swap.
 
-        Returns whether it swapped. If the new one cannot be loaded, the old one goes on serving
-        and the next call tries again.
+        Returns whether it swapped. If the new one cannot be loaded, the old one goes on serving,
+        and it is tried again after ``retry_seconds``.
         """
         serving = self._captioner
-        if serving is None:
-            return False  # the first load takes what is current then
+        if serving is None or time.monotonic() < self._follow_at:
+            return False  # without a captioner, the first load takes what is current then
         try:
             if self.versions.current().name == serving.model_version:
                 return False
+            self._follow_at = time.monotonic() + self.retry_seconds  # unless this goes well
             newer = self._loaded()
             newer.caption([_test_picture()], DecodeOptions())
         except CaptionAppError as error:
@@ -160,6 +164,7 @@ class ModelService:
             return False
         with self._lock:
             self._captioner = newer
+        self._follow_at = 0.0
         logger.info("serving %s instead of %s", newer.model_version, serving.model_version)
         return True
 

@@ -13,6 +13,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.wsgi import get_input_stream
 
 from captionapp import errors as domain
+from captionapp.web.current import workflow
 
 #: Title and what to do, for each status that people meet.
 PAGES: Mapping[int, tuple[str, str]] = {
@@ -105,6 +106,8 @@ def retry_after(error: domain.CaptionAppError) -> int | None:
 
 def handle_domain_error(error: domain.CaptionAppError) -> Response:
     status = status_of(error)
+    if status >= 500:
+        workflow().metrics.failure(type(error).__name__)
     if status == 500:
         current_app.logger.error("unforeseen domain error", exc_info=error)
         return render_error(500)
@@ -190,7 +193,7 @@ def _seconds_until_reset() -> int:
 
 
 def _limits_sentence() -> str:
-    settings = current_app.extensions["captionapp"].settings
+    settings = workflow().settings
     return (
         f"At most {settings.max_files} pictures of {settings.max_file_mb} MB each can be sent "
         "at a time. Send fewer or smaller ones."

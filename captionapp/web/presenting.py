@@ -14,7 +14,7 @@ from captionapp.web.current import workflow
 from captionapp.web.forms import REASON_LABELS
 
 if TYPE_CHECKING:
-    from captionapp.workflow import PictureView
+    from captionapp.results import PictureView
 
 
 @dataclass(frozen=True)

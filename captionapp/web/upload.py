@@ -7,20 +7,20 @@ from flask.typing import ResponseReturnValue
 from werkzeug.datastructures import FileStorage
 
 from captionapp.errors import InvalidOptions
+from captionapp.results import IncomingFile, Rejected
 from captionapp.web import identity
 from captionapp.web.current import workflow
 from captionapp.web.forms import UploadForm, first_error
-from captionapp.workflow import IncomingFile, Rejected
 
 blueprint = Blueprint("upload", __name__)
 
-MAX_NAME_CHARACTERS = 80
 #: Reasons travel to the next page in the session cookie, which holds 4 kB.
 MAX_FLASHED = 5
 
 
 @blueprint.get("/")
 def form() -> ResponseReturnValue:
+    identity.contributor()  # uploads sent side by side are those of one browser
     return _page(UploadForm(), [])
 
 
@@ -65,13 +65,11 @@ def _page(upload_form: UploadForm, problems: list[str]) -> str:
 def _incoming(file: FileStorage) -> IncomingFile:
     """A file that is read when its turn comes, and never much further than its limit."""
     most = workflow().settings.max_file_mb * 1_000_000 + 1
-    name = " ".join((file.filename or "").replace("\\", "/").rsplit("/", 1)[-1].split())
-    printable = "".join(character for character in name if character.isprintable())
-    return IncomingFile(printable[:MAX_NAME_CHARACTERS], lambda: file.stream.read(most))
+    return IncomingFile(file.filename or "", lambda: file.stream.read(most))
 
 
 def _sentence(rejected: Rejected) -> str:
-    return f"{rejected.name or 'A file without a name'}: {rejected.reason}"
+    return f"{rejected.name}: {rejected.reason}"
 
 
 def _flash(rejected: list[Rejected]) -> None:

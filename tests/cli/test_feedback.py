@@ -4,7 +4,8 @@ import json
 
 from flask.testing import FlaskCliRunner
 
-from captionapp.workflow import IncomingFile, Workflow
+from captionapp.results import IncomingFile
+from captionapp.workflow import Workflow
 from tests.conftest import draw, encoded
 
 

@@ -1,0 +1,75 @@
+"""What goes into the workflow and what comes out of it: plain values, for pages and commands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from captionapp.feedback.repository import FeedbackRow
+from captionapp.records import CaptionRecord
+
+MAX_NAME_CHARACTERS = 80
+
+
+@dataclass(frozen=True)
+class IncomingFile:
+    """A file somebody sent; ``read`` gives its bytes."""
+
+    name: str
+    read: Callable[[], bytes]
+
+    @property
+    def display_name(self) -> str:
+        """The last part of the name, fit for a page: it is shown, never used as a path."""
+        last = self.name.replace("\\", "/").rsplit("/", 1)[-1]
+        printable = "".join(character for character in last if character.isprintable())
+        return printable[:MAX_NAME_CHARACTERS].strip() or "picture"
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A file that could not be used, and the sentence that says why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What became of the files of one request: ids in order, each once, and refusals."""
+
+    accepted: list[str] = field(default_factory=list)
+    rejected: list[Rejected] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class PictureView:
+    """Everything a page says of a picture, for one browser.
+
+    ``status`` is ``done``, ``waiting`` or ``failed``, with the ``problem``; ``caption`` is the
+    newest one there is, also while another is on its way. ``answer`` is what this browser said
+    last, ``correction`` what a person said of the picture (correction memory).
+    """
+
+    image_id: str
+    name: str
+    width: int
+    height: int
+    created_at: datetime
+    status: str
+    problem: str
+    caption: CaptionRecord | None
+    previous: list[CaptionRecord]
+    answer: FeedbackRow | None
+    correction: FeedbackRow | None
+
+
+@dataclass(frozen=True)
+class Page:
+    """One page, counted from 1, of a browser's pictures."""
+
+    items: list[PictureView]
+    page: int
+    pages: int
+    total: int
