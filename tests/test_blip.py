@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from captionapp.captioning.blip import BlipCaptioner
+from captionapp.captioning.blip import BlipCaptioner, _tidy
 from captionapp.captioning.captioner import DecodeOptions
-from captionapp.errors import InvalidOptions, ModelUnavailable
+from captionapp.errors import CaptionFailed, InvalidOptions, ModelUnavailable
 from tests.conftest import draw
 from tests.tiny_blip import WORDS, make_tiny_blip
 
@@ -149,6 +150,93 @@ def test_a_prompt_that_leaves_no_room_is_refused(checkpoint: Path, tmp_path: Pat
         short.caption(PICTURES[:1], DecodeOptions(prompt="a dog and a cat and a man"))
 
 
+@pytest.mark.parametrize("prompt", ["\u732b dog", "a [SEP] dog"])
+def test_a_prompt_the_model_cannot_read_is_refused_and_not_shortened(
+    captioner: BlipCaptioner, prompt: str
+) -> None:
+    """The tiny vocabulary knows neither the character nor brackets."""
+    with pytest.raises(InvalidOptions, match="does not know"):
+        captioner.caption(PICTURES[:1], DecodeOptions(prompt=prompt))
+
+
+def test_a_prompt_without_a_word_of_the_model_is_no_caption(checkpoint: Path) -> None:
+    mute = BlipCaptioner.load(checkpoint, "mute")
+    with torch.no_grad():
+        end = mute.model.config.text_config.sep_token_id
+        mute.model.text_decoder.cls.predictions.decoder.bias[end] = 100
+    for prompt in ("", "a dog"):
+        with pytest.raises(CaptionFailed):
+            mute.caption(PICTURES[:1], DecodeOptions(prompt=prompt))
+
+
+def test_a_bad_word_cannot_forbid_the_end_of_a_caption(captioner: BlipCaptioner) -> None:
+    options = [DecodeOptions(bad_words=()), DecodeOptions(bad_words=("[SEP]", "\u732b", ""))]
+    first, second = [captioner.caption(PICTURES[:1], one)[0].text for one in options]
+    assert first == second
+
+
+@pytest.mark.parametrize(
+    "decoded, tidy",
+    [
+        ("a man ' s dog,  and it ' s red", "a man's dog, and it's red"),
+        ("a t - shirt", "a t-shirt"),
+        ("the word ' stop ' is red", "the word ' stop ' is red"),
+    ],
+)
+def test_words_that_the_tokenizer_took_apart_are_joined(decoded: str, tidy: str) -> None:
+    assert _tidy(decoded) == tidy
+
+
+def with_generation_config(checkpoint: Path, folder: Path, **settings: Any) -> Path:
+    copied = Path(shutil.copytree(checkpoint, folder / "configured"))
+    path = copied / "generation_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+    return copied
+
+
+def test_a_checkpoint_keeps_the_settings_that_are_not_ours(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    vocabulary = json.loads((checkpoint / "tokenizer.json").read_text())["model"]["vocab"]
+    kept = [vocabulary[word] for word in ("dog", "cat", "ball", "[SEP]")]
+    folder = with_generation_config(
+        checkpoint,
+        tmp_path,
+        suppress_tokens=[number for number in range(len(vocabulary)) if number not in kept],
+        bad_words_ids=[[vocabulary["cat"]]],
+    )
+    (caption,) = BlipCaptioner.load(folder, "own").caption(PICTURES[:1], DecodeOptions())
+    assert set(caption.text.split()) <= {"dog", "ball"}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"do_sample": True, "temperature": 0.5, "top_p": 0.9},
+        {"num_beams": 5, "num_beam_groups": 5, "diversity_penalty": 0.5},
+        {"return_dict_in_generate": True, "output_scores": True},
+        {"min_length": 60, "min_new_tokens": 50, "max_length": 3},
+    ],
+    ids=["sampling", "group beams", "other output", "lengths"],
+)
+def test_our_options_go_over_those_of_a_checkpoint(
+    checkpoint: Path, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    options = DecodeOptions(max_new_tokens=8)
+    folder = with_generation_config(checkpoint, tmp_path, **settings)
+    plain = BlipCaptioner.load(checkpoint, "plain").caption(PICTURES[:1], options)
+    configured = BlipCaptioner.load(folder, "configured").caption(PICTURES[:1], options)
+    assert configured[0].text == plain[0].text
+
+
+def test_many_threads_can_ask_at_once(captioner: BlipCaptioner) -> None:
+    """The fast tokenizer would say "Already borrowed"."""
+    options = [DecodeOptions(max_new_tokens=4, bad_words=(word,)) for word in WORDS[:8]] * 2
+    with ThreadPoolExecutor(8) as pool:
+        texts = list(pool.map(lambda one: captioner.caption(PICTURES[:1], one)[0].text, options))
+    assert texts[:8] == texts[8:]
+
+
 def changed_config(checkpoint: Path, folder: Path, part: str, name: str, value: object) -> Path:
     copied = Path(shutil.copytree(checkpoint, folder / "changed"))
     config = json.loads((copied / "config.json").read_text())
@@ -181,6 +269,28 @@ def of_another_size(folder: Path) -> None:
     save_file(state | {name: state[name][:-1].clone()}, file, {"format": "pt"})
 
 
+def for_questions(folder: Path) -> None:
+    """The other BLIP with a text decoder; its weights would load."""
+    config = json.loads((folder / "config.json").read_text())
+    config["architectures"] = ["BlipForQuestionAnswering"]
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def without_tokenizer(folder: Path) -> None:
+    """transformers would make one that knows no words."""
+    (folder / "tokenizer.json").unlink()
+
+
+class Program:
+    def __reduce__(self) -> Any:
+        return (pytest.fail, ("the pickle was run",))
+
+
+def with_a_program_as_weights(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    torch.save({"weight": Program()}, folder / "pytorch_model.bin")
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     "harm",
@@ -191,6 +301,9 @@ def of_another_size(folder: Path) -> None:
         truncated,
         without_a_weight,
         of_another_size,
+        for_questions,
+        without_tokenizer,
+        with_a_program_as_weights,
         lambda folder: shutil.rmtree(folder),
     ],
     ids=[
@@ -200,17 +313,25 @@ def of_another_size(folder: Path) -> None:
         "truncated",
         "a weight missing",
         "another size",
+        "another architecture",
+        "no tokenizer",
+        "a program as weights",
         "no folder",
     ],
 )
 def test_a_broken_checkpoint_is_unavailable_and_never_random(
-    checkpoint: Path, tmp_path: Path, harm: Callable[[Path], None]
+    checkpoint: Path,
+    tmp_path: Path,
+    harm: Callable[[Path], None],
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     folder = Path(shutil.copytree(checkpoint, tmp_path / "broken"))
     harm(folder)
     with pytest.raises(ModelUnavailable, match="broken-1") as caught:
         BlipCaptioner.load(folder, "broken-1")
     assert len(str(caught.value).splitlines()) == 1
+    assert str(caught.value).isprintable()
+    assert capfd.readouterr().err == ""  # the sentence is all there is to say
 
 
 def test_half_precision_weights_are_computed_in_single(checkpoint: Path, tmp_path: Path) -> None:
@@ -220,3 +341,42 @@ def test_half_precision_weights_are_computed_in_single(checkpoint: Path, tmp_pat
     half = BlipCaptioner.load(folder, "half")
     assert {weight.dtype for weight in half.model.parameters()} == {torch.float32}
     assert half.caption(PICTURES[:1], DecodeOptions())[0].text
+
+
+def test_the_layout_of_old_checkpoints_on_the_hub_is_read(checkpoint: Path, tmp_path: Path) -> None:
+    """Pickled weights with positions among them, tied ones once, vocab.txt, a processor of old."""
+    folder = Path(shutil.copytree(checkpoint, tmp_path / "old"))
+    state = load_file(folder / "model.safetensors")
+    state["text_decoder.bert.embeddings.position_ids"] = torch.arange(160)[None]
+    state["vision_model.embeddings.position_ids"] = torch.arange(5)[None]
+    torch.save(state, folder / "pytorch_model.bin")
+    processor = json.loads((folder / "processor_config.json").read_text())
+    (folder / "preprocessor_config.json").write_text(
+        json.dumps(processor["image_processor"] | {"processor_class": "BlipProcessor"})
+    )
+    words = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
+    (folder / "vocab.txt").write_text("\n".join(sorted(words, key=words.get)) + "\n")
+    for name in ("model.safetensors", "processor_config.json", "tokenizer.json"):
+        (folder / name).unlink()
+    (folder / "generation_config.json").unlink()
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"] |= {"max_length": 20, "num_beams": 1, "do_sample": False, "top_k": 50}
+    config["torch_dtype"] = "float32"
+    (folder / "config.json").write_text(json.dumps(config))
+
+    options = DecodeOptions(max_new_tokens=8)
+    new = BlipCaptioner.load(checkpoint, "new").caption(PICTURES[:1], options)
+    old = BlipCaptioner.load(folder, "old").caption(PICTURES[:1], options)
+    assert old[0].text == new[0].text
+    assert old[0].probability == pytest.approx(new[0].probability)
+
+
+def test_loading_and_captioning_ask_no_network(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        pytest.fail("the network was asked")
+
+    monkeypatch.setattr("socket.socket.connect", refuse)
+    monkeypatch.setattr("socket.getaddrinfo", refuse)
+    BlipCaptioner.load(checkpoint, "offline").caption(PICTURES[:1], DecodeOptions())

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
+from fnmatch import fnmatch
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -165,3 +168,114 @@ def test_what_is_half_written_is_not_listed(versions: ModelVersions) -> None:
     (versions.models_folder / ".pull-x" / "version.json").write_text("{}")
     (versions.models_folder / "v1").mkdir()
     assert [one.origin for one in versions.list()] == ["shipped"]
+
+
+def test_one_version_that_cannot_be_read_hides_no_other(
+    versions: ModelVersions, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name, content in [
+        ("bad", "{"),
+        ("odd", "[]"),
+        ("v1", '{"origin": "trained", "created_at": "x"}'),
+    ]:
+        (versions.models_folder / name).mkdir(parents=True)
+        (versions.models_folder / name / "version.json").write_text(content)
+    versions.set_current("v1")
+    assert versions.current().name == versions.current().name == "v1"
+    assert [one.origin for one in versions.list()] == ["shipped", "trained"]
+    assert len(caplog.records) == 2  # each is told of once
+
+
+def test_parts_that_do_not_fit_are_not_pulled(
+    versions: ModelVersions, checkpoint: Path, tmp_path: Path
+) -> None:
+    odd = Path(shutil.copytree(checkpoint, tmp_path / "odd"))
+    processor = json.loads((odd / "processor_config.json").read_text())
+    processor["image_processor"]["size"] = {"height": 48, "width": 48}  # the model has 32
+    (odd / "processor_config.json").write_text(json.dumps(processor))
+    with pytest.raises(PullFailed, match="do not fit"):
+        versions.pull(str(odd))
+    assert list(versions.models_folder.iterdir()) == []
+
+
+def test_no_pickles_are_taken_where_there_are_safetensors(
+    versions: ModelVersions, checkpoint: Path, tmp_path: Path
+) -> None:
+    both = Path(shutil.copytree(checkpoint, tmp_path / "both"))
+    (both / "pytorch_model.bin").write_bytes(b"pickle")
+    assert not (versions.pull(str(both)).folder / "pytorch_model.bin").exists()
+
+
+def test_what_a_killed_pull_left_is_removed_in_the_end(
+    versions: ModelVersions, checkpoint: Path
+) -> None:
+    for name in (".pull-killed", ".pull-going"):
+        (versions.models_folder / name).mkdir(parents=True)
+    os.utime(versions.models_folder / ".pull-killed", (0, 0))
+    versions.pull(str(checkpoint))
+    assert [path.name for path in versions.models_folder.glob(".*")] == [".pull-going"]
+
+
+def hub_answers(monkeypatch: pytest.MonkeyPatch, answer: object) -> list[str]:
+    """What the hub says of any model: the information, or an error. Returns what it was asked."""
+    asked: list[str] = []
+
+    def model_info(self: object, repo: str, timeout: float) -> object:
+        asked.append(repo)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", model_info)
+    return asked
+
+
+@pytest.mark.parametrize(
+    "error, reason",
+    [
+        (ConnectionError("no route"), "the hub cannot be reached"),
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left"),
+    ],
+)
+def test_a_download_that_fails_says_why_in_one_sentence(
+    versions: ModelVersions,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
+    reason: str,
+) -> None:
+    asked = hub_answers(monkeypatch, error)
+    with pytest.raises(PullFailed, match=reason) as caught:
+        versions.pull("someone/tiny")
+    assert asked == ["someone/tiny"]
+    assert len(str(caught.value).splitlines()) == 1
+    assert not caplog.records  # a traceback before the sentence hides it
+    assert list(versions.models_folder.iterdir()) == []
+
+
+def test_a_name_that_can_be_none_is_refused(versions: ModelVersions) -> None:
+    with pytest.raises(PullFailed, match="neither a folder nor a name"):
+        versions.pull("no/such/folder")
+
+
+def test_a_download_is_of_one_commit_and_a_version_like_any_other(
+    versions: ModelVersions, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [*os.listdir(checkpoint), "pytorch_model.bin", "tf_model.h5"]
+    info = SimpleNamespace(sha="0" * 40, siblings=[SimpleNamespace(rfilename=x) for x in names])
+    hub_answers(monkeypatch, info)
+
+    def snapshot_download(
+        repo: str, revision: str, local_dir: Path, allow_patterns: list[str]
+    ) -> None:
+        assert revision == "0" * 40
+        assert not [x for x in allow_patterns if fnmatch("pytorch_model.bin", x)]
+        assert not [x for x in allow_patterns if fnmatch("tf_model.h5", x)]
+        shutil.copytree(checkpoint, local_dir, dirs_exist_ok=True)
+        (local_dir / ".cache").mkdir()
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    pulled = versions.pull("someone/Tiny")
+    assert (pulled.source, pulled.origin) == ("someone/Tiny", "pulled")
+    assert pulled.name.startswith("tiny-")
+    assert not (pulled.folder / ".cache").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -9,7 +10,8 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,10 +21,15 @@ from captionapp.errors import ModelUnavailable, PullFailed, UnknownVersion
 
 #: What a checkpoint may consist of; nothing else is taken over from the hub or a folder.
 CHECKPOINT_FILES = ("*.json", "*.safetensors", "*.txt", "*.md", "pytorch_model*.bin")
+#: How long the hub may take to say what a model consists of.
+HUB_SECONDS = 10.0
+
 logger = logging.getLogger(__name__)
 
 _METADATA = "version.json"
 _POINTER = "current.json"
+#: A pull that has not finished after this time was killed.
+_ABANDONED_SECONDS = 24 * 3600
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,7 @@ class ModelVersions:
         self.model_setting = model_setting
         self._hashes: dict[tuple[Path, int, int], str] = {}
         self._from_cache: ModelVersion | None = None
+        self._unreadable: set[Path] = set()
 
     def current(self) -> ModelVersion:
         """What is to be served: the setting's, else the pointer's, else the shipped one.
@@ -99,8 +107,14 @@ class ModelVersions:
         """The shipped version, then those in the instance folder, oldest first."""
         found = []
         for metadata in self.models_folder.glob(f"*/{_METADATA}"):
-            if not metadata.parent.name.startswith("."):  # under way, or left over
+            if metadata.parent.name.startswith("."):  # under way, or left over
+                continue
+            try:
                 found.append(_read_metadata(metadata))
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                if metadata not in self._unreadable:  # the others can be served; say it once
+                    self._unreadable.add(metadata)
+                    logger.warning("%s cannot be read and is passed over: %r", metadata, error)
         found.sort(key=lambda version: (version.created_at, version.name))
         return [*self._shipped_if_there(), *found]
 
@@ -134,6 +148,7 @@ class ModelVersions:
             PullFailed: with one sentence that says why.
         """
         self.models_folder.mkdir(parents=True, exist_ok=True)
+        self._remove_abandoned()
         temporary = Path(tempfile.mkdtemp(dir=self.models_folder, prefix=".pull-"))
         try:
             if Path(source).is_dir():
@@ -146,6 +161,11 @@ class ModelVersions:
             raise PullFailed(f"{source} could not be stored: {error.strerror or error}.") from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+    def _remove_abandoned(self) -> None:
+        for folder in self.models_folder.glob(".pull-*"):
+            if time.time() - folder.stat().st_mtime > _ABANDONED_SECONDS:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _keep(self, temporary: Path, source: str) -> ModelVersion:
         base = re.sub(r"[^a-z0-9.-]+", "-", Path(source).name.lower()).strip("-.") or "model"
@@ -210,8 +230,16 @@ def _weights(folder: Path) -> list[Path]:
     return files
 
 
+def _wanted(names: Iterable[str]) -> tuple[str, ...]:
+    """What to take of a checkpoint of these files: where there are safetensors, no pickles, which
+    are the same weights once more, and less safe."""
+    if any(name.endswith(".safetensors") for name in names):
+        return tuple(pattern for pattern in CHECKPOINT_FILES if not pattern.endswith(".bin"))
+    return CHECKPOINT_FILES
+
+
 def _copy_checkpoint(source: Path, target: Path) -> None:
-    for pattern in CHECKPOINT_FILES:
+    for pattern in _wanted(file.name for file in source.iterdir()):
         for file in source.glob(pattern):
             if file.name != _METADATA:
                 shutil.copyfile(file, target / file.name)
@@ -226,10 +254,10 @@ def _download(repo: str, target: Path) -> None:
     )
 
     try:
-        patterns = list(CHECKPOINT_FILES)
-        if any(file.endswith(".safetensors") for file in HfApi().list_repo_files(repo)):
-            patterns.remove("pytorch_model*.bin")  # the same weights once more, and less safe
-        snapshot_download(repo, local_dir=target, allow_patterns=patterns)
+        # Fails at once without a network, where the download would try again for half a minute.
+        known = HfApi().model_info(repo, timeout=HUB_SECONDS)
+        patterns = _wanted(file.rfilename for file in known.siblings or [])
+        snapshot_download(repo, revision=known.sha, local_dir=target, allow_patterns=list(patterns))
     except HFValidationError as error:
         raise PullFailed(f"{repo} is neither a folder nor a name on the hub.") from error
     except GatedRepoError as error:
@@ -237,7 +265,9 @@ def _download(repo: str, target: Path) -> None:
     except RepositoryNotFoundError as error:
         raise PullFailed(f"There is no model {repo} on the hub, or it is private.") from error
     except Exception as error:  # of the HTTP library, whichever the hub's client uses
-        logger.exception("%s could not be downloaded", repo)
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise
+        logger.debug("%s could not be downloaded", repo, exc_info=True)
         raise PullFailed(
             f"{repo} could not be downloaded: the hub cannot be reached ({type(error).__name__})."
         ) from error
@@ -264,6 +294,11 @@ def _check(folder: Path, source: str) -> None:
         captioner.caption([Image.new("RGB", (32, 32), "grey")], DecodeOptions(max_new_tokens=5))
     except CaptionAppError as error:
         raise PullFailed(f"{source} does not work: {error}") from error
+    except Exception as error:  # parts that do not fit each other fail anywhere in torch
+        logger.debug("%s does not caption", source, exc_info=True)
+        raise PullFailed(
+            f"{source} loads, but makes no caption: its files do not fit each other."
+        ) from error
 
 
 def _in_hub_cache(repo: str) -> ModelVersion:
@@ -271,7 +306,10 @@ def _in_hub_cache(repo: str) -> ModelVersion:
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
-        folder = Path(snapshot_download(repo, local_files_only=True))
+        # The configuration alone is asked for: weights of other frameworks may well be missing.
+        folder = Path(
+            snapshot_download(repo, local_files_only=True, allow_patterns=["config.json"])
+        )
     except (HFValidationError, LocalEntryNotFoundError) as error:
         raise ModelUnavailable(
             f"CAPTIONAPP_MODEL is {repo}, which is neither a folder nor a pulled or cached model. "
