@@ -300,6 +300,11 @@ def _validated(values: dict[str, Any]) -> Settings:
     try:
         settings = Settings.model_validate(values)
         settings.decode_options()  # its bounds are the bounds of the settings it is made of
+        if settings.queue_size < settings.max_files:
+            raise InvalidSetting(
+                f"CAPTIONAPP_QUEUE_SIZE is {settings.queue_size}: less than CAPTIONAPP_MAX_FILES "
+                f"({settings.max_files}), so that many pictures could never be sent together."
+            )
         return settings
     except InvalidOptions as error:
         raise InvalidSetting(f"{PREFIX}{error.option.upper()}: {error}") from error

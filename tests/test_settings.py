@@ -15,11 +15,11 @@ def test_environment_over_config_file_over_default(
     instance = tmp_path / "instance"
     instance.mkdir()
     (instance / "config.py").write_text(
-        "CAPTIONAPP_MAX_FILES = 3\nCAPTIONAPP_QUEUE_SIZE = 5\nMY_OWN = 1\n"
+        "CAPTIONAPP_MAX_FILES = 3\nCAPTIONAPP_QUEUE_SIZE = 50\nMY_OWN = 1\n"
     )
-    monkeypatch.setenv("CAPTIONAPP_QUEUE_SIZE", "7")
+    monkeypatch.setenv("CAPTIONAPP_QUEUE_SIZE", "70")
     chosen, flask_config, sources = settings.load()
-    assert (chosen.max_files, chosen.queue_size, chosen.num_beams) == (3, 7, 3)
+    assert (chosen.max_files, chosen.queue_size, chosen.num_beams) == (3, 70, 3)
     assert flask_config == {"MY_OWN": 1}
     shown = {row.name: row for row in settings.describe(chosen, sources)}
     assert shown["CAPTIONAPP_MAX_FILES"].source == "config.py"
@@ -30,8 +30,8 @@ def test_environment_over_config_file_over_default(
 def test_an_argument_of_create_app_goes_over_the_environment(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("CAPTIONAPP_QUEUE_SIZE", "7")
-    assert settings.load({"CAPTIONAPP_QUEUE_SIZE": 9})[0].queue_size == 9
+    monkeypatch.setenv("CAPTIONAPP_QUEUE_SIZE", "70")
+    assert settings.load({"CAPTIONAPP_QUEUE_SIZE": 90})[0].queue_size == 90
 
 
 @pytest.mark.parametrize(
@@ -51,6 +51,11 @@ def test_a_bad_value_is_named(name: str, value: str, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv(f"CAPTIONAPP_{name}", value)
     with pytest.raises(InvalidSetting, match=f"CAPTIONAPP_{name}.*{value}"):
         create_app()
+
+
+def test_a_queue_must_hold_one_request() -> None:
+    with pytest.raises(InvalidSetting, match="CAPTIONAPP_QUEUE_SIZE.*CAPTIONAPP_MAX_FILES"):
+        settings.load({"CAPTIONAPP_QUEUE_SIZE": 8, "CAPTIONAPP_MAX_FILES": 9})
 
 
 def test_a_misspelt_setting_is_refused_with_a_suggestion(

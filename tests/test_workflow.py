@@ -110,7 +110,9 @@ def test_without_a_model_nothing_is_stored(workflow: Workflow) -> None:
 
 
 def test_a_full_queue_stores_nothing(make_app: Callable[..., Any]) -> None:
-    workflow: Workflow = make_app(CAPTIONAPP_QUEUE_SIZE=2).extensions["captionapp"]
+    workflow: Workflow = make_app(CAPTIONAPP_QUEUE_SIZE=2, CAPTIONAPP_MAX_FILES=2).extensions[
+        "captionapp"
+    ]
     with pytest.raises(QueueFull):
         workflow.submit([incoming("red"), incoming("blue"), incoming("white")], "anna")
     assert workflow.pictures("anna", 1).total == 0

@@ -93,6 +93,7 @@ class ModelService:
             except ModelUnavailable as error:
                 self._failure = error
                 self._retry_at = time.monotonic() + self.retry_seconds
+                error.retry_after = self.retry_seconds
                 raise
             finally:
                 self._loading = False

@@ -157,9 +157,7 @@ def pull(repo: str) -> None:
     """Fetch a BLIP captioning checkpoint from the hub, or copy one from a folder."""
     version = workflow().versions.pull(repo)
     click.echo(f"Pulled {repo} as {version.name} into {version.folder}.")
-    click.echo(
-        f"To serve it, set CAPTIONAPP_MODEL={version.name} and restart the server."
-    )
+    click.echo(f"To serve it, set CAPTIONAPP_MODEL={version.name} and restart the server.")
 
 
 @group.command("list")
