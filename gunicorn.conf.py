@@ -96,6 +96,21 @@ def on_starting(server):
         os.chown(os.environ["PROMETHEUS_MULTIPROC_DIR"], server.cfg.uid, server.cfg.gid)
 
 
+def when_ready(server):
+    """A reload (SIGHUP) with settings that cannot be used leaves the server as it is."""
+    reload = server.reload
+
+    def checked_reload():
+        try:
+            application_settings.load()
+        except InvalidSetting as error:
+            server.log.error("not reloaded: %s", error)
+        else:
+            reload()
+
+    server.reload = checked_reload
+
+
 def post_fork(server, worker):
     # The application divides the cores among the workers there are, not those of its settings.
     os.environ["CAPTIONAPP_WORKERS"] = str(server.cfg.workers)

@@ -10,10 +10,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from flask import Flask
 
     from captionapp.captioning.captioner import Captioner
     from captionapp.captioning.versions import ModelVersion
+    from captionapp.records import Records
     from captionapp.settings import Settings
     from captionapp.workflow import Workflow
 
@@ -44,6 +47,7 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     )
     app.config["SECRET_KEY"] = settings.secret_key(chosen)
     app.config["SETTINGS_SOURCES"] = sources
+    web.configure(app, chosen)
     app.config.update(flask_config)
     logs.configure(chosen)
     app.extensions["captionapp"] = _workflow(chosen)
@@ -64,6 +68,19 @@ def _make_instance(chosen: Settings) -> None:
         ) from error
 
 
+def _records(path: Path) -> Records:
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from captionapp.errors import InvalidSetting
+    from captionapp.records import Records
+
+    try:
+        return Records(path)
+    except (OSError, SQLAlchemyError) as error:
+        reason = getattr(error, "orig", None) or error
+        raise InvalidSetting(f"CAPTIONAPP_INSTANCE: {path} cannot be used ({reason}).") from error
+
+
 def _workflow(chosen: Settings) -> Workflow:
     from captionapp.captioning.batching import CaptionQueue
     from captionapp.captioning.service import ModelService
@@ -71,7 +88,6 @@ def _workflow(chosen: Settings) -> Workflow:
     from captionapp.feedback.repository import CsvFeedbackRepository
     from captionapp.images import ImageStore
     from captionapp.metrics import Metrics
-    from captionapp.records import Records
     from captionapp.settings import ROOT
     from captionapp.workflow import Workflow
 
@@ -87,7 +103,7 @@ def _workflow(chosen: Settings) -> Workflow:
     service = ModelService(versions, load_captioner, chosen.load_retry_seconds)
     return Workflow(
         settings=chosen,
-        records=Records(instance / "captionapp.db"),
+        records=_records(instance / "captionapp.db"),
         store=ImageStore(instance / "uploads", chosen.upload_quota_mb * 1_000_000),
         feedback=CsvFeedbackRepository(instance / "feedback.csv"),
         versions=versions,

@@ -279,13 +279,13 @@ class ImageStore:
             _write_atomically(thumbnail, thumbnail_bytes)
             _write_atomically(path, picture_bytes)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            log.error("No room for a picture in %s: %s", self.folder, error)
+            log.error("A picture could not be stored in %s: %s", self.folder, error)
             if not path.exists():
                 thumbnail.unlink(missing_ok=True)
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            why = "disk of the server is full" if full else "server cannot write to its disk"
             raise StorageFull(
-                "The disk of the server is full, so the picture could not be kept."
+                f"The {why}, so the picture could not be kept."
                 " Tell whoever runs this site, and try again later."
             ) from error
         with self._lock:

@@ -15,82 +15,24 @@ from typing import Any
 
 from filelock import FileLock
 from sqlalchemy import (
-    ForeignKey,
-    Index,
-    UniqueConstraint,
     create_engine,
     delete,
     event,
     func,
+    literal,
     select,
     update,
 )
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.engine import Connection
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.orm import Session
 
 from captionapp.captioning.captioner import Caption
 from captionapp.errors import NotFound
+from captionapp.tables import Base, CaptionRow, Holding, Job, Picture
 
 #: Seconds that SQLite waits for another writer before it gives up.
 BUSY_SECONDS = 30
-
-
-class Base(DeclarativeBase):
-    pass
-
-
-class Picture(Base):
-    """A stored picture. ``created_at`` is POSIX seconds, here as everywhere in this database."""
-
-    __tablename__ = "pictures"
-    image_id: Mapped[str] = mapped_column(primary_key=True)
-    width: Mapped[int]
-    height: Mapped[int]
-    created_at: Mapped[float]
-
-
-class Holding(Base):
-    """A browser has sent a picture, under a name, and asked for it to be described this way."""
-
-    __tablename__ = "holdings"
-    __table_args__ = (Index("holdings_of_browser", "contributor", "created_at"),)
-    image_id: Mapped[str] = mapped_column(ForeignKey("pictures.image_id"), primary_key=True)
-    contributor: Mapped[str] = mapped_column(primary_key=True)
-    name: Mapped[str]
-    options: Mapped[str]
-    created_at: Mapped[float]
-
-
-class CaptionRow(Base):
-    __tablename__ = "captions"
-    __table_args__ = (Index("captions_of_picture", "image_id", "options"),)
-    number: Mapped[int] = mapped_column(primary_key=True)
-    id: Mapped[str] = mapped_column(unique=True)
-    image_id: Mapped[str] = mapped_column(ForeignKey("pictures.image_id"))
-    options: Mapped[str]
-    text: Mapped[str]
-    probability: Mapped[float]
-    model_version: Mapped[str]
-    seconds: Mapped[float]
-    created_at: Mapped[float]
-
-
-class Job(Base):
-    """A caption that is being made, or could not be (``problem``); gone once the caption is there.
-
-    The process that works on it extends ``lease_until``; a job whose lease is over was left behind
-    by a process that died, and may be taken by another.
-    """
-
-    __tablename__ = "jobs"
-    __table_args__ = (UniqueConstraint("image_id", "options"),)
-    number: Mapped[int] = mapped_column(primary_key=True)
-    image_id: Mapped[str] = mapped_column(ForeignKey("pictures.image_id"))
-    options: Mapped[str]
-    owner: Mapped[str]
-    lease_until: Mapped[float]
-    problem: Mapped[str]
 
 
 @dataclass(frozen=True)
@@ -181,7 +123,8 @@ class Records:
         )
 
     def held(self, image_id: str, contributor: str | None) -> Held:
-        """The picture as this browser holds it; ``None`` is the operator, who sees every picture.
+        """The picture as this browser holds it; ``None`` is the operator, who sees every picture,
+        also one that is kept for its answers after everybody let go of it.
 
         Raises:
             NotFound: if there is no such picture, or this browser does not hold it.
@@ -191,6 +134,8 @@ class Records:
             query = query.where(Holding.contributor == contributor)
         with self._read() as session:
             row = session.execute(query.order_by(Holding.created_at.desc())).first()
+            if row is None and contributor is None:
+                row = session.execute(_released_query(image_id)).first()
         if row is None:
             raise NotFound("There is no such picture, or it is not one of yours.")
         return _held(row)
@@ -208,6 +153,11 @@ class Records:
         with self._read() as session:
             total = session.scalar(select(func.count()).select_from(Holding).where(mine)) or 0
             return [_held(row) for row in session.execute(query)], total
+
+    def require_holding(self, session: Session, image_id: str, contributor: str) -> None:
+        """Raises NotFound if this browser does not hold the picture."""
+        if session.get(Holding, (image_id, contributor)) is None:
+            raise NotFound("There is no such picture, or it is not one of yours.")
 
     def release(self, session: Session, image_id: str, contributor: str) -> bool:
         """This browser lets go of the picture. Returns whether another browser still holds it."""
@@ -363,6 +313,23 @@ def _held_query() -> Any:
         Holding.options,
         Holding.created_at,
     ).join(Picture, Picture.image_id == Holding.image_id)
+
+
+def _released_query(image_id: str) -> Any:
+    """A picture that nobody holds, with the options of its newest caption."""
+    return (
+        select(
+            Picture.image_id,
+            literal("picture"),
+            Picture.width,
+            Picture.height,
+            CaptionRow.options,
+            Picture.created_at,
+        )
+        .join(CaptionRow, CaptionRow.image_id == Picture.image_id)
+        .where(Picture.image_id == image_id)
+        .order_by(CaptionRow.number.desc())
+    )
 
 
 def _held(row: Any) -> Held:

@@ -49,7 +49,8 @@ class PictureView:
 
     ``status`` is ``done``, ``waiting`` or ``failed``, with the ``problem``; ``caption`` is the
     newest one there is, also while another is on its way. ``answer`` is what this browser said
-    last, ``correction`` what a person said of the picture (correction memory).
+    last, ``correction`` what a person said of the picture (correction memory), and ``confirmed``
+    says that a person accepted ``caption``.
     """
 
     image_id: str
@@ -63,6 +64,7 @@ class PictureView:
     previous: list[CaptionRecord]
     answer: FeedbackRow | None
     correction: FeedbackRow | None
+    confirmed: bool
 
 
 @dataclass(frozen=True)

@@ -200,6 +200,11 @@ def load(overrides: Mapping[str, Any] | None = None) -> tuple[Settings, dict[str
 
     instance = Path(values.get("instance") or Settings.model_fields["instance"].default).absolute()
     from_file = _config_file(instance)
+    if f"{PREFIX}INSTANCE" in from_file:
+        raise InvalidSetting(
+            f"{PREFIX}INSTANCE cannot be set in config.py, which lies in that folder; "
+            "set it in the environment."
+        )
     filed, filed_sources = _named(from_file, "config.py", strict=True)
     values = filed | values | {"instance": instance}
     sources = filed_sources | sources

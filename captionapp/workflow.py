@@ -7,23 +7,19 @@ A request goes bytes -> ValidatedImage -> Caption; an answer goes form -> Feedba
 from __future__ import annotations
 
 import logging
-import threading
 import time
 import uuid
 from collections.abc import Iterable
-from concurrent.futures import Future
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from captionapp.captioning.batching import CaptionQueue, Reservation
-from captionapp.captioning.captioner import Caption, DecodeOptions
+from captionapp.captioning.batching import CaptionQueue
+from captionapp.captioning.captioner import DecodeOptions
 from captionapp.captioning.service import ModelService
 from captionapp.captioning.versions import ModelVersions
 from captionapp.errors import (
-    CaptionAppError,
     InvalidFeedback,
     InvalidImage,
-    ModelUnavailable,
     NotFound,
     StorageFull,
 )
@@ -35,18 +31,15 @@ from captionapp.feedback.repository import (
     clean_correction,
 )
 from captionapp.images import ImageLimits, ImageStore, ValidatedImage, decode
+from captionapp.jobs import CaptionJobs, options_of
 from captionapp.metrics import Metrics
 from captionapp.records import CaptionRecord, Held, JobState, Records
 from captionapp.results import IncomingFile, Page, PictureView, Rejected, Submission
 from captionapp.settings import Settings
-from captionapp.timing import Work, about, collected, timed
+from captionapp.timing import about, timed
 
 logger = logging.getLogger(__name__)
 
-#: A process that has not finished a caption for this long is taken for dead.
-LEASE_SECONDS = 120.0
-#: How often another process's caption is looked for.
-POLL_SECONDS = 0.1
 #: How often pictures past their retention time are looked for, at most.
 SWEEP_SECONDS = 3600.0
 
@@ -77,8 +70,7 @@ class Workflow:
             max_bytes=settings.max_file_mb * 1_000_000,
             max_pixels=settings.max_megapixels * 1_000_000,
         )
-        self._under_way: dict[tuple[str, str], threading.Event] = {}
-        self._lock = threading.Lock()
+        self.jobs = CaptionJobs(settings, records, store, service, queue, metrics)
         self._next_sweep = 0.0
 
     def close(self, timeout: float) -> None:
@@ -106,7 +98,7 @@ class Workflow:
         submission = Submission()
         full: StorageFull | None = None
         self._sweep()
-        self.service.captioner()  # loads it if need be: without a model nothing is taken in
+        self.jobs.have_model()  # without one nothing is taken in
         with self.queue.reserve(len(files)) as reservation:
             for file in files:
                 try:
@@ -118,25 +110,20 @@ class Workflow:
                     continue
                 if image_id not in submission.accepted:
                     submission.accepted.append(image_id)
-                    self._describe(image_id, options, reservation)
+                    self.jobs.start(image_id, options, reservation)
         if full and not submission.accepted:
             raise full
         return submission
 
     def wait(self, image_id: str, contributor: str | None, seconds: float) -> None:
-        """Return when the caption this browser asked for is there, has failed, or time is up."""
-        options = self.records.held(image_id, contributor).options
-        end = time.monotonic() + seconds
-        with self._lock:
-            finished = self._under_way.get((image_id, options))
-        if finished:
-            finished.wait(seconds)
-            return
-        while time.monotonic() < end:  # another process may be at it
-            job = self.records.jobs([image_id]).get((image_id, options))
-            if job is None or job.problem or job.abandoned:
-                return
-            time.sleep(POLL_SECONDS)
+        """Return when the caption this browser asked for is there, has failed, or time is up.
+
+        It is up at once if many wait already, or if a person's words are there to be shown: the
+        page does not need this, it fills itself.
+        """
+        held = self.records.held(image_id, contributor)
+        if not self._remembered(image_id, contributor):
+            self.jobs.wait((image_id, held.options), seconds)
 
     def again(self, image_id: str, contributor: str) -> None:
         """Describe the picture once more, by the version that is served now.
@@ -145,9 +132,9 @@ class Workflow:
             NotFound, ModelUnavailable, QueueFull.
         """
         held = self.records.held(image_id, contributor)
-        self.service.captioner()
+        self.jobs.have_model()
         with self.queue.reserve(1) as reservation:
-            self._describe(image_id, _options(held), reservation)
+            self.jobs.start(image_id, options_of(held), reservation)
 
     def picture(self, image_id: str, contributor: str | None) -> PictureView:
         """The picture as this browser sees it; ``None`` is the operator.
@@ -234,7 +221,9 @@ class Workflow:
             model_version=caption.model_version,
             contributor=contributor,
         )
-        with timed("feedback"):
+        # Inside the transaction nobody can let go of the picture that the row needs.
+        with timed("feedback"), self.records.write() as session:
+            self.records.require_holding(session, image_id, contributor)
             self.feedback.append(row)
         self.metrics.feedback_given(chosen)
         return row
@@ -267,46 +256,6 @@ class Workflow:
             # Somebody else may have let go of the same picture since it was stored.
             self.store.add(image)
 
-    def _describe(self, image_id: str, options: DecodeOptions, reservation: Reservation) -> None:
-        """Queue the making of a caption, unless the current version's is there or on its way."""
-        key = (image_id, options.key())
-        known = self.records.captions([image_id]).get(key, [])
-        if known and known[0].model_version == self.versions.current().name:
-            self.metrics.cache_hit()
-            return
-        if not self.records.begin_job(*key, LEASE_SECONDS):
-            return
-        finished = threading.Event()
-        with self._lock:
-            self._under_way[key] = finished
-        work, queued_at = collected(), time.perf_counter()
-        future = reservation.submit(lambda: self.store.load(image_id), options)
-        future.add_done_callback(lambda done: _add_times(work, queued_at, done))
-        future.add_done_callback(lambda done: self._finish(key, finished, done))
-
-    def _finish(
-        self, key: tuple[str, str], finished: threading.Event, future: Future[Caption]
-    ) -> None:
-        """Keep the caption, or why there is none. Runs in the queue's thread."""
-        image_id, options = key
-        try:
-            problem = _problem(future, image_id)
-            if problem:
-                self.metrics.failure("caption")
-                self.records.fail_job(image_id, options, problem)
-            else:
-                caption = future.result()
-                self.metrics.caption_made(caption.model_version, caption.seconds)
-                self.records.add_caption(image_id, caption)
-            self.records.extend_leases(LEASE_SECONDS)
-        except Exception:  # nobody waits for the result of a callback: it would go unseen
-            logger.exception("the caption of picture %s could not be recorded", image_id)
-        finally:
-            with self._lock:
-                if self._under_way.get(key) is finished:
-                    del self._under_way[key]
-            finished.set()
-
     def _views(self, held: list[Held], contributor: str | None) -> list[PictureView]:
         image_ids = [one.image_id for one in held]
         captions = self.records.captions(image_ids)
@@ -328,8 +277,9 @@ class Workflow:
         job: JobState | None,
         contributor: str | None,
     ) -> PictureView:
-        if (job is None and not captions) or (job and job.abandoned):
-            job = self._take_over(held)
+        left_behind = (job is None and not captions) or (job is not None and job.abandoned)
+        if left_behind and contributor is not None:
+            job = self.jobs.take_over(held)
         status = "done" if job is None else "failed" if job.problem else "waiting"
         return PictureView(
             image_id=held.image_id,
@@ -343,25 +293,24 @@ class Workflow:
             previous=captions[1:],
             answer=self.feedback.latest(held.image_id, contributor) if contributor else None,
             correction=self._remembered(held.image_id, contributor),
+            confirmed=bool(captions) and self._confirmed(captions[0], contributor),
         )
-
-    def _take_over(self, held: Held) -> JobState:
-        """Queue the caption that a process which died left unmade. If that fails, a later look at
-        the page tries again."""
-        try:
-            self.service.captioner()
-            with self.queue.reserve(1) as reservation:
-                self._describe(held.image_id, _options(held), reservation)
-        except ModelUnavailable as error:
-            logger.warning("picture %s still waits for its caption: %s", held.image_id, error)
-        return JobState(problem="", abandoned=False)
 
     def _remembered(self, image_id: str, contributor: str | None) -> FeedbackRow | None:
         memory = self.settings.correction_memory
         if memory == "off":
             return None
-        answer = self.feedback.latest(image_id, contributor if memory == "own" else None)
-        return answer if answer and answer.verdict is Verdict.CORRECTED else None
+        said = self.feedback.latest_correction(image_id, contributor if memory == "own" else None)
+        if said is None:
+            return None
+        last = self.feedback.latest(image_id, said.contributor)  # they may think otherwise by now
+        return said if last is None or last.verdict is Verdict.CORRECTED else None
+
+    def _confirmed(self, caption: CaptionRecord, contributor: str | None) -> bool:
+        """Whether the last answer to the picture was that this caption is right."""
+        everyone = self.settings.correction_memory == "everyone" or contributor is None
+        last = self.feedback.latest(caption.image_id, None if everyone else contributor)
+        return last is not None and last.confirms(caption.text, caption.model_version)
 
     def _sweep(self) -> None:
         """Let go of what is past its retention time."""
@@ -374,28 +323,3 @@ class Workflow:
                 self.let_go(image_id, contributor)
             except NotFound:
                 continue  # somebody else was faster
-
-
-def _add_times(work: Work | None, queued_at: float, future: Future[Caption]) -> None:
-    """Tell the request that waits where its time went: behind others, and in the model."""
-    if work and not future.cancelled() and future.exception() is None:
-        in_model = future.result().seconds
-        work.add("caption", in_model)
-        work.add("queue", max(0.0, time.perf_counter() - queued_at - in_model))
-
-
-def _problem(future: Future[Caption], image_id: str) -> str:
-    """A sentence for the page if the future holds no caption; empty otherwise."""
-    if future.cancelled():
-        return "The server stopped before this picture was described. Try again."
-    error = future.exception()
-    if error is None:
-        return ""
-    logger.error("picture %s was not described", image_id, exc_info=error)
-    if isinstance(error, CaptionAppError):
-        return str(error)
-    return "The model could not describe this picture. The operator's log says why."
-
-
-def _options(held: Held) -> DecodeOptions:
-    return DecodeOptions.from_key(held.options)

@@ -345,3 +345,15 @@ def test_a_missing_model_is_a_503_and_not_the_end(start: Any, tmp_path: Path) ->
     assert int(answer.headers["Retry-After"]) >= 1
     assert server.status("/healthz") == 200
     assert server.stop() == 0
+
+
+def test_a_reload_with_broken_settings_leaves_the_server_as_it_is(
+    start: Any, tmp_path: Path
+) -> None:
+    server = start()
+    server.until_alive()
+    (tmp_path / "instance" / "config.py").write_text("CAPTIONAPP_THREADS = 'many'\n")
+    server.process.send_signal(signal.SIGHUP)
+    until(lambda: "not reloaded: CAPTIONAPP_THREADS is 'many'" in server.log.read_text())
+    assert server.status("/healthz") == 200
+    assert server.process.poll() is None

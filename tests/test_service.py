@@ -105,6 +105,8 @@ def test_a_model_that_loads_but_makes_no_caption_is_not_ready() -> None:
     with pytest.raises(ModelUnavailable, match="makes no caption"):
         mute.warm_up()
     assert not mute.ready()
+    assert mute.state == "failed"
+    assert mute.failure and 0 < mute.failure.retry_after <= mute.retry_seconds
     mute.close()
 
 

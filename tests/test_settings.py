@@ -126,3 +126,24 @@ def test_the_threads_of_all_workers_fit_the_cores(monkeypatch: pytest.MonkeyPatc
     assert Settings(workers=3).threads_of_model() == 2
     assert Settings(workers=16).threads_of_model() == 1
     assert Settings(torch_threads=5).threads_of_model() == 5
+
+
+def test_flask_s_own_settings_go_over_ours(tmp_path: Path) -> None:
+    app = create_app({"SESSION_COOKIE_SECURE": True, "WTF_CSRF_TIME_LIMIT": None})
+    assert app.config["SESSION_COOKIE_SECURE"] is True
+    assert app.config["WTF_CSRF_TIME_LIMIT"] is None
+    assert app.config["SESSION_COOKIE_HTTPONLY"] is True
+
+
+def test_the_instance_folder_cannot_be_named_inside_itself(tmp_path: Path) -> None:
+    (tmp_path / "instance").mkdir()
+    (tmp_path / "instance" / "config.py").write_text("CAPTIONAPP_INSTANCE = 'elsewhere'\n")
+    with pytest.raises(InvalidSetting, match="CAPTIONAPP_INSTANCE cannot be set in config.py"):
+        settings.load()
+
+
+def test_a_database_that_is_none_stops_the_start_with_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "instance").mkdir()
+    (tmp_path / "instance" / "captionapp.db").write_text("this is no database, however long" * 99)
+    with pytest.raises(InvalidSetting, match="captionapp.db cannot be used"):
+        create_app()

@@ -21,6 +21,7 @@ from captionapp.errors import (
 from captionapp.results import IncomingFile
 from captionapp.workflow import Workflow
 from tests.conftest import FakeCaptioner, draw, encoded, serve
+from tests.waiting import until
 
 
 def incoming(colour: str = "red", name: str = "ball.png") -> IncomingFile:
@@ -341,3 +342,125 @@ def test_a_name_is_only_ever_a_name(workflow: Workflow) -> None:
     (image_id,) = workflow.submit([file], "anna").accepted
     assert workflow.picture(image_id, "anna").name == "passwd.png"
     assert ".." not in str(workflow.serve_file(image_id, "anna").relative_to(workflow.store.folder))
+
+
+def test_threads_that_wait_leave_others_free(
+    make_app: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workflow: Workflow = make_app(CAPTIONAPP_THREADS=2).extensions["captionapp"]
+    send(workflow, "white")
+    go = threading.Event()
+    load = workflow.store.load
+    monkeypatch.setattr(workflow.store, "load", lambda one: go.wait(10) and load(one))
+    (image_id,) = workflow.submit([incoming()], "anna").accepted
+    first = threading.Thread(target=workflow.wait, args=(image_id, "anna", 10))
+    first.start()
+    until(lambda: not workflow.jobs._waiters._value)  # type: ignore[attr-defined]
+    started = time.monotonic()
+    workflow.wait(image_id, "anna", 10)  # there is no thread left for this
+    assert time.monotonic() - started < 5
+    assert workflow.picture(image_id, "anna").status == "waiting"
+    go.set()
+    first.join(10)
+    assert workflow.picture(image_id, "anna").status == "done"
+
+
+def test_while_the_model_loads_an_upload_does_not_wait_for_ever(
+    make_app: Callable[..., Any], captioner: FakeCaptioner
+) -> None:
+    workflow: Workflow = make_app(CAPTIONAPP_WAIT_SECONDS=0).extensions["captionapp"]
+    go = threading.Event()
+    workflow.service._load = lambda _: go.wait(10) and captioner  # type: ignore[assignment]
+    workflow.service.start_loading()
+    until(lambda: workflow.service.state == "loading")
+    with pytest.raises(ModelUnavailable, match="being loaded"):
+        workflow.submit([incoming()], "anna")
+    assert workflow.pictures("anna", 1).total == 0
+    go.set()
+    until(workflow.service.ready)
+    assert workflow.submit([incoming()], "anna").accepted
+
+
+def test_a_remembered_correction_is_shown_without_waiting_for_the_model(
+    workflow: Workflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image_id = send(workflow)
+    answer(workflow, image_id, "anna", "a rubber ball")
+    go = threading.Event()
+    load = workflow.store.load
+    monkeypatch.setattr(workflow.store, "load", lambda one: go.wait(10) and load(one))
+    workflow.submit([incoming()], "ben", "a drawing of")
+    started = time.monotonic()
+    workflow.wait(image_id, "ben", 10)
+    assert time.monotonic() - started < 5
+    assert workflow.picture(image_id, "ben").correction
+    go.set()
+
+
+def test_a_correction_survives_the_acceptance_of_somebody_else(workflow: Workflow) -> None:
+    image_id = send(workflow, contributor="anna")
+    answer(workflow, image_id, "anna", "a rubber ball")
+    send(workflow, contributor="ben")
+    answer(workflow, image_id, "ben")
+    send(workflow, contributor="carl")
+    remembered = workflow.picture(image_id, "carl").correction
+    assert remembered and remembered.feedback == "a rubber ball"
+
+
+def test_what_one_person_confirmed_is_confirmed_for_all_until_another_version_speaks(
+    workflow: Workflow,
+) -> None:
+    image_id = send(workflow, contributor="anna")
+    send(workflow, contributor="ben")
+    assert not workflow.picture(image_id, "ben").confirmed
+    answer(workflow, image_id, "anna")
+    assert workflow.picture(image_id, "ben").confirmed
+    assert workflow.picture(image_id, None).confirmed
+    serve(workflow, FakeCaptioner("fake-2"))  # it says the same words
+    workflow.service.follow()
+    workflow.again(image_id, "ben")
+    workflow.wait(image_id, "ben", 10)
+    assert not workflow.picture(image_id, "ben").confirmed
+
+
+def test_the_operator_sees_a_picture_that_is_kept_for_its_answer(workflow: Workflow) -> None:
+    image_id = send(workflow)
+    answer(workflow, image_id, "anna", "a rubber ball")
+    workflow.let_go(image_id, "anna")
+    view = workflow.picture(image_id, None)
+    assert view.correction and view.correction.feedback == "a rubber ball"
+    assert workflow.serve_file(image_id, None).exists()
+
+
+def test_an_answer_to_a_picture_let_go_meanwhile_is_not_kept(
+    workflow: Workflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise there would be a row whose picture is gone."""
+    image_id = send(workflow)
+    caption = workflow.picture(image_id, "anna").caption
+    assert caption
+
+    def let_go_first(*_: str) -> Any:
+        workflow.let_go(image_id, "anna")
+        return caption
+
+    monkeypatch.setattr(workflow.records, "caption", let_go_first)
+    with pytest.raises(NotFound):
+        workflow.give_feedback(image_id, "anna", caption.id, "accepted", "", [])
+    assert workflow.feedback.rows() == []
+
+
+def test_a_caption_that_cannot_be_recorded_is_a_problem_of_its_picture(
+    workflow: Workflow, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def locked(*_: Any) -> None:
+        raise RuntimeError("database is locked")
+
+    monkeypatch.setattr(workflow.records, "add_caption", locked)
+    image_id = send(workflow)
+    assert workflow.picture(image_id, "anna").status == "failed"
+    assert "could not be recorded" in caplog.text
+    monkeypatch.undo()
+    workflow.again(image_id, "anna")
+    workflow.wait(image_id, "anna", 10)
+    assert workflow.picture(image_id, "anna").status == "done"

@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 
 #: How often a process looks whether another version has become current.
 FOLLOW_SECONDS = 2.0
+LOADING = "The model is being loaded. Try again in a moment."
+LOADING_RETRY_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -61,26 +63,32 @@ class ModelService:
     def state(self) -> str:
         """``idle``, ``loading``, ``ready`` or ``failed``."""
         if self._captioner is not None:
-            return "ready"
+            return "failed" if self._failure else "ready"
         if self._loading:
             return "loading"
         return "failed" if self._failure else "idle"
 
     @property
     def failure(self) -> ModelUnavailable | None:
-        """What the last load failed with; None if it did not fail."""
+        """What the last load or warm-up failed with, and when it may be tried again; else None."""
+        if self._failure is not None:
+            self._failure.retry_after = max(0.0, self._retry_at - time.monotonic())
         return self._failure
 
-    def captioner(self) -> Captioner:
-        """The captioner, loaded if it is not yet; threads that ask meanwhile wait for the one load.
+    def captioner(self, timeout: float = -1) -> Captioner:
+        """The captioner, loaded if it is not yet; threads that ask meanwhile wait for the one load,
+        for ``timeout`` seconds at most if that is not negative.
 
         Raises:
-            ModelUnavailable: if it cannot be loaded. The failure is remembered for
+            ModelUnavailable: if it cannot be loaded, or not in time. The failure is remembered for
                 ``retry_seconds``, so that a broken model is not loaded on every request.
         """
         if self._captioner is not None:
             return self._captioner
-        with self._lock:  # two requests may arrive for a model that neither has loaded
+        # Two requests may arrive for a model that neither has loaded.
+        if not self._lock.acquire(timeout=timeout):
+            raise ModelUnavailable(LOADING, LOADING_RETRY_SECONDS)
+        try:
             if self._captioner is not None:
                 return self._captioner
             left = self._retry_at - time.monotonic()
@@ -99,6 +107,8 @@ class ModelService:
                 self._loading = False
             self._start_following()
             return self._captioner
+        finally:
+            self._lock.release()
 
     def ready(self) -> bool:
         """Whether a caption can be made: the model is loaded and has made one."""
@@ -115,14 +125,14 @@ class ModelService:
         loaded = time.perf_counter()
         try:
             (caption,) = captioner.caption([_test_picture()], DecodeOptions())
-        except ModelUnavailable:
-            raise
         except Exception as error:
             logger.exception("the model is loaded but makes no caption")
-            raise ModelUnavailable(
+            self._failure = ModelUnavailable(
                 f"The model is loaded but makes no caption: {error}", self.retry_seconds
-            ) from error
-        self._proven = True
+            )
+            self._retry_at = time.monotonic() + self.retry_seconds
+            raise self._failure from error
+        self._proven, self._failure = True, None
         return WarmUp(
             version=caption.model_version,
             load_seconds=loaded - started,
@@ -154,18 +164,15 @@ class ModelService:
         try:
             if self.versions.current().name == serving.model_version:
                 return False
-            self._follow_at = time.monotonic() + self.retry_seconds  # unless this goes well
             newer = self._loaded()
             newer.caption([_test_picture()], DecodeOptions())
-        except CaptionAppError as error:
-            logger.error("still serving %s: %s", serving.model_version, error)
-            return False
-        except Exception:
-            logger.exception("still serving %s: the new version failed", serving.model_version)
+        except Exception as error:
+            self._follow_at = time.monotonic() + self.retry_seconds
+            known = isinstance(error, CaptionAppError)
+            logger.error("still serving %s: %s", serving.model_version, error, exc_info=not known)
             return False
         with self._lock:
             self._captioner = newer
-        self._follow_at = 0.0
         logger.info("serving %s instead of %s", newer.model_version, serving.model_version)
         return True
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
 import click
-from flask.cli import AppGroup
+from flask.cli import AppGroup, ScriptInfo
 
 from captionapp.errors import CaptionAppError
 
@@ -15,6 +16,10 @@ class Commands(AppGroup):
     """Commands whose errors of the domain end in their sentence and exit status 1."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        app = ctx.ensure_object(ScriptInfo).load_app()
+        if app.extensions["captionapp"].settings.log_level != "debug":
+            # Whoever typed the command reads the sentence it ends in; the log would say it again.
+            logging.getLogger("captionapp").setLevel(logging.CRITICAL)
         try:
             return super().invoke(ctx)
         except CaptionAppError as error:

@@ -179,7 +179,9 @@ class CsvFeedbackRepository:
                 self._index = _Index()
             return
         except OSError as error:
-            raise FeedbackStoreError(f"{self.path} cannot be read: {error.strerror}.") from error
+            raise FeedbackStoreError(
+                f"{self.path.name} cannot be read: {error.strerror}."
+            ) from error
         if rest:
             self._repair()
 
@@ -239,8 +241,8 @@ class CsvFeedbackRepository:
         header = next(records(data[start:]), None)
         if header is None or header.cells != list(COLUMNS):
             raise FeedbackStoreError(
-                f"{self.path} does not begin with the columns {','.join(COLUMNS)}, so it is left"
-                " alone. Move it away, or put the header back."
+                f"{self.path.name} does not begin with the columns {','.join(COLUMNS)}, so it is"
+                " left alone. Move it away, or put the header back."
             )
         return start + header.end if header.complete else 0
 
@@ -298,7 +300,7 @@ class CsvFeedbackRepository:
         elif holds_whole_rows(rest):
             # A killed writer leaves one broken row at most: this is a quote lost by hand.
             raise FeedbackStoreError(
-                f"{self.path} has a quotation mark after byte {end - len(rest)} that is never"
+                f"{self.path.name} has a quotation mark after byte {end - len(rest)} that is never"
                 " closed, with whole rows behind it. Close it, or remove that row."
             )
         else:

@@ -53,6 +53,11 @@ class FeedbackRow:
     model_version: str
     contributor: str
 
+    def confirms(self, caption: str, model_version: str) -> bool:
+        """Whether it says of this caption, by this version, that it is right."""
+        said = (self.caption, self.model_version)
+        return self.verdict is Verdict.ACCEPTED and said == (caption, model_version)
+
 
 COLUMNS = tuple(field.name for field in fields(FeedbackRow))
 HEADER = ",".join(COLUMNS).encode()

@@ -25,9 +25,8 @@ from captionapp.web import (
 
 
 def register(app: Flask) -> None:
-    """Adds the pages to an application whose ``Workflow`` hangs on its extensions already."""
+    """Adds the pages to an application that is configured and has its ``Workflow``."""
     settings: Settings = app.extensions["captionapp"].settings
-    configure(app, settings)
     if settings.proxies:
         n = settings.proxies
         app.wsgi_app = ProxyFix(app.wsgi_app, n, n, n)  # type: ignore[method-assign]

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from flask import Flask, Response, current_app, jsonify, make_response, render_template, request
 from flask_limiter import Limiter, RateLimitExceeded
 from flask_wtf.csrf import CSRFError
+from sqlalchemy.exc import OperationalError
 from werkzeug.exceptions import HTTPException
 from werkzeug.wsgi import get_input_stream
 
@@ -77,6 +78,7 @@ STATUS_OF_DOMAIN_ERRORS: tuple[tuple[type[domain.CaptionAppError], int], ...] = 
 )
 
 FEEDBACK_RETRY_SECONDS = 30
+DATABASE_RETRY_SECONDS = 30
 #: How much of a refused body is read, so that a browser still sending gets to see the answer.
 DISCARD_BYTES = 2_000_000_000
 DISCARD_SECONDS = 20.0
@@ -86,6 +88,7 @@ def init_app(app: Flask) -> None:
     """Registers the renderer for HTTP errors, domain errors and everything unforeseen."""
     app.register_error_handler(HTTPException, handle_http_error)
     app.register_error_handler(domain.CaptionAppError, handle_domain_error)
+    app.register_error_handler(OperationalError, handle_database_error)
 
 
 def status_of(error: domain.CaptionAppError) -> int:
@@ -116,11 +119,20 @@ def handle_domain_error(error: domain.CaptionAppError) -> Response:
     return render_error(status, message, retry=retry_after(error))
 
 
+def handle_database_error(error: OperationalError) -> Response:
+    """The database is locked for too long, or its disk is full."""
+    current_app.logger.error("the database cannot be used", exc_info=error)
+    workflow().metrics.failure("database")
+    return render_error(503, "The server cannot store anything just now.", DATABASE_RETRY_SECONDS)
+
+
 def handle_http_error(error: HTTPException) -> Response:
     status = error.code or 500
     if status < 400:  # redirects of the router
         return make_response(error.get_response())
     message, retry = "", None
+    if status >= 500:
+        workflow().metrics.failure("unforeseen")
     if isinstance(error, CSRFError):
         message = (
             "The form was open for too long, or cookies are switched off in this browser, "
@@ -195,6 +207,6 @@ def _seconds_until_reset() -> int:
 def _limits_sentence() -> str:
     settings = workflow().settings
     return (
-        f"At most {settings.max_files} pictures of {settings.max_file_mb} MB each can be sent "
-        "at a time. Send fewer or smaller ones."
+        f"At most {settings.max_files} pictures of {settings.max_file_mb} MB each and a short text "
+        "can be sent at a time. Send fewer, smaller or shorter ones."
     )

@@ -85,7 +85,7 @@ def _viewer(image_id: str) -> str | None:
     viewer = identity.contributor()
     if is_operator():
         try:
-            workflow().picture(image_id, viewer)
+            workflow().records.held(image_id, viewer)
         except NotFound:
             return None
     return viewer

@@ -31,18 +31,21 @@ class Description:
 
 
 def description_of(view: PictureView, viewer: str | None) -> Description | None:
-    """A person's text before the model's; None while there is neither."""
+    """What this browser said itself, else what a person said, else the model's; or None."""
     answer, caption, correction = view.answer, view.caption, view.correction
-    if correction is None and answer is not None and answer.verdict is Verdict.CORRECTED:
-        correction = answer  # without correction memory, a person still sees what they said
+    if answer is not None and answer.verdict is Verdict.CORRECTED:
+        correction = answer
+    elif answer is not None and caption and answer.confirms(caption.text, caption.model_version):
+        label = "Written by a machine, confirmed by you"
+        return Description(caption.text, "machine", label, checked=True)
     if correction is not None:
         by_viewer = viewer is not None and correction.contributor == viewer
         label = "Written by you" if by_viewer else "Written by a person"
         return Description(correction.feedback, "person", label, checked=True)
     if caption is None:
         return None
-    if answer is not None and answer.caption == caption.text:  # not about an older caption
-        label = "Written by a machine, confirmed by you"
+    if view.confirmed:
+        label = "Written by a machine, confirmed by a person"
         return Description(caption.text, "machine", label, checked=True)
     label = "Written by a machine, not yet checked"
     return Description(caption.text, "machine", label, checked=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, flash, redirect, render_template, url_for
+from flask import Blueprint, flash, redirect, render_template, session, url_for
 from flask.typing import ResponseReturnValue
 from werkzeug.datastructures import FileStorage
 
@@ -73,6 +73,7 @@ def _sentence(rejected: Rejected) -> str:
 
 
 def _flash(rejected: list[Rejected]) -> None:
+    session.pop("_flashes", None)  # messages nobody has read would outgrow the cookie
     for one in rejected[:MAX_FLASHED]:
         flash(_sentence(one), "problem")
     if len(rejected) > MAX_FLASHED:

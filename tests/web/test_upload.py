@@ -139,7 +139,7 @@ def test_prompt_out_of_bounds(client, png, captioner, prompt):
 def test_unavailable_model_is_a_503_page_and_nothing_is_stored(
     client, workflow, monkeypatch, png, error
 ):
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise error
 
     target = "reserve" if isinstance(error, QueueFull) else None
@@ -167,7 +167,7 @@ def test_a_load_that_fails_is_unavailable_and_never_a_caption(workflow, client, 
 
 
 def test_no_room_is_said_so(client, workflow, monkeypatch, png):
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise StorageFull("The disk is full.")
 
     monkeypatch.setattr(workflow.store, "add", refuse)

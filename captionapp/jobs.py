@@ -1,0 +1,179 @@
+"""Captions on their way: queued here, recorded when made, taken over from a process that died."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from concurrent.futures import Future
+
+from captionapp.captioning.batching import CaptionQueue, Reservation
+from captionapp.captioning.captioner import Caption, DecodeOptions
+from captionapp.captioning.service import LOADING, LOADING_RETRY_SECONDS, ModelService
+from captionapp.errors import CaptionAppError, ModelUnavailable
+from captionapp.images import ImageStore
+from captionapp.metrics import Metrics
+from captionapp.records import Held, JobState, Records
+from captionapp.settings import Settings
+from captionapp.timing import Work, collected, timed
+
+logger = logging.getLogger(__name__)
+
+#: A process that has not finished a caption for this long is taken for dead.
+LEASE_SECONDS = 120.0
+#: How often another process's caption is looked for.
+POLL_SECONDS = 0.1
+
+
+class CaptionJobs:
+    """The captions that this process is making. A job is named by (image_id, options key)."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        records: Records,
+        store: ImageStore,
+        service: ModelService,
+        queue: CaptionQueue,
+        metrics: Metrics,
+    ) -> None:
+        self.settings = settings
+        self.records = records
+        self.store = store
+        self.service = service
+        self.queue = queue
+        self.metrics = metrics
+        # Threads that only wait: some are always left for the other requests.
+        self._waiters = threading.BoundedSemaphore(max(1, settings.threads // 2))
+        self._under_way: dict[tuple[str, str], threading.Event] = {}
+        self._lock = threading.Lock()
+
+    def have_model(self) -> None:
+        """Have the model loaded, within the time that an upload may wait.
+
+        Raises:
+            ModelUnavailable: if it is not there then, or half of the threads wait already.
+        """
+        if self.service.state == "ready":
+            return
+        if not self._waiters.acquire(blocking=False):
+            raise ModelUnavailable(LOADING, LOADING_RETRY_SECONDS)
+        try:
+            with timed("load"):
+                self.service.captioner(timeout=self.settings.wait_seconds)
+        finally:
+            self._waiters.release()
+
+    def wait(self, key: tuple[str, str], seconds: float) -> None:
+        """Return when the job is done or has failed, or time is up.
+
+        Time is up at once if half of the threads wait already.
+        """
+        if not self._waiters.acquire(blocking=False):
+            return
+        try:
+            self._wait(key, time.monotonic() + seconds)
+        finally:
+            self._waiters.release()
+
+    def _wait(self, key: tuple[str, str], end: float) -> None:
+        with self._lock:
+            finished = self._under_way.get(key)
+        if finished:
+            finished.wait(max(0.0, end - time.monotonic()))
+            return
+        while time.monotonic() < end:  # another process may be at it
+            job = self.records.jobs([key[0]]).get(key)
+            if job is None or job.problem or job.abandoned:
+                return
+            time.sleep(POLL_SECONDS)
+
+    def start(self, image_id: str, options: DecodeOptions, reservation: Reservation) -> None:
+        """Queue the making of a caption, unless the current version's is there or on its way."""
+        key = (image_id, options.key())
+        known = self.records.captions([image_id]).get(key, [])
+        if known and known[0].model_version == self.service.versions.current().name:
+            self.metrics.cache_hit()
+            return
+        finished = threading.Event()
+        with self._lock:
+            if self._under_way.setdefault(key, finished) is not finished:
+                return
+        if not self.records.begin_job(*key, LEASE_SECONDS):
+            self._end(key, finished)
+            return
+        work, queued_at = collected(), time.perf_counter()
+        future = reservation.submit(lambda: self.store.load(image_id), options)
+        future.add_done_callback(lambda done: _add_times(work, queued_at, done))
+        future.add_done_callback(lambda done: self._finish(key, finished, done))
+
+    def take_over(self, held: Held) -> JobState:
+        """Queue the caption that a process which died left unmade. If that fails, a later look at
+        the page tries again."""
+        if self.service.state != "ready":
+            self.service.start_loading()
+            return JobState(problem="", abandoned=False)
+        try:
+            with self.queue.reserve(1) as reservation:
+                self.start(held.image_id, options_of(held), reservation)
+        except ModelUnavailable as error:
+            logger.warning("picture %s still waits for its caption: %s", held.image_id, error)
+        return JobState(problem="", abandoned=False)
+
+    def _finish(
+        self, key: tuple[str, str], finished: threading.Event, future: Future[Caption]
+    ) -> None:
+        """Keep the caption, or why there is none. Runs in the queue's thread."""
+        image_id, options = key
+        try:
+            problem = _problem(future, image_id)
+            if problem:
+                self.metrics.failure("caption")
+                self.records.fail_job(image_id, options, problem)
+            else:
+                caption = future.result()
+                self.metrics.caption_made(caption.model_version, caption.seconds)
+                self.records.add_caption(image_id, caption)
+            self.records.extend_leases(LEASE_SECONDS)
+        except Exception:  # nobody waits for the result of a callback: it would go unseen
+            logger.exception("the caption of picture %s could not be recorded", image_id)
+            self._give_up(image_id, options)
+        finally:
+            self._end(key, finished)
+
+    def _end(self, key: tuple[str, str], finished: threading.Event) -> None:
+        with self._lock:
+            del self._under_way[key]
+        finished.set()
+
+    def _give_up(self, image_id: str, options: str) -> None:
+        try:
+            self.records.fail_job(image_id, options, "The description could not be stored.")
+        except Exception:  # the database itself is what fails; the lease will run out
+            logger.exception("the job of picture %s stays open", image_id)
+
+
+def _add_times(work: Work | None, queued_at: float, future: Future[Caption]) -> None:
+    """Tell the request that waits where its time went: behind others, and in the model."""
+    if work and not future.cancelled() and future.exception() is None:
+        in_model = future.result().seconds
+        work.add("caption", in_model)
+        work.add("queue", max(0.0, time.perf_counter() - queued_at - in_model))
+
+
+def _problem(future: Future[Caption], image_id: str) -> str:
+    """A sentence for the page if the future holds no caption; empty otherwise."""
+    if future.cancelled():
+        return "The server stopped before this picture was described. Try again."
+    error = future.exception()
+    if error is None:
+        return ""
+    logger.error("picture %s was not described", image_id, exc_info=error)
+    if isinstance(error, CaptionAppError):
+        return str(error)
+    return "The model could not describe this picture. The operator's log says why."
+
+
+def options_of(held: Held) -> DecodeOptions:
+    """How this browser asked for the picture to be described."""
+    return DecodeOptions.from_key(held.options)

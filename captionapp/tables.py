@@ -1,0 +1,63 @@
+"""The tables of ``captionapp.db``."""
+
+from __future__ import annotations
+
+from sqlalchemy import ForeignKey, Index, UniqueConstraint
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Picture(Base):
+    """A stored picture. ``created_at`` is POSIX seconds, here as everywhere in this database."""
+
+    __tablename__ = "pictures"
+    image_id: Mapped[str] = mapped_column(primary_key=True)
+    width: Mapped[int]
+    height: Mapped[int]
+    created_at: Mapped[float]
+
+
+class Holding(Base):
+    """A browser has sent a picture, under a name, and asked for it to be described this way."""
+
+    __tablename__ = "holdings"
+    __table_args__ = (Index("holdings_of_browser", "contributor", "created_at"),)
+    image_id: Mapped[str] = mapped_column(ForeignKey("pictures.image_id"), primary_key=True)
+    contributor: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    options: Mapped[str]
+    created_at: Mapped[float]
+
+
+class CaptionRow(Base):
+    __tablename__ = "captions"
+    __table_args__ = (Index("captions_of_picture", "image_id", "options"),)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    id: Mapped[str] = mapped_column(unique=True)
+    image_id: Mapped[str] = mapped_column(ForeignKey("pictures.image_id"))
+    options: Mapped[str]
+    text: Mapped[str]
+    probability: Mapped[float]
+    model_version: Mapped[str]
+    seconds: Mapped[float]
+    created_at: Mapped[float]
+
+
+class Job(Base):
+    """A caption that is being made, or could not be (``problem``); gone once the caption is there.
+
+    The process that works on it extends ``lease_until``; a job whose lease is over was left behind
+    by a process that died, and may be taken by another.
+    """
+
+    __tablename__ = "jobs"
+    __table_args__ = (UniqueConstraint("image_id", "options"),)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    image_id: Mapped[str] = mapped_column(ForeignKey("pictures.image_id"))
+    options: Mapped[str]
+    owner: Mapped[str]
+    lease_until: Mapped[float]
+    problem: Mapped[str]
