@@ -47,7 +47,7 @@ class CaptionConfig:
 
     steps: int = 2400
     pictures: int = 32  # a step, each with all its captions
-    extra_views: int = 24  # views of any source a step, for the distillation only
+    extra_views: int = 0  # views of any source a step, for the distillation only
     lr: float = 3e-4
     vision_lr: float = 1.5e-4  # 0 freezes the vision model and leaves the distillation out
     warmup: int = 100  # steps
@@ -65,7 +65,7 @@ class CaptionConfig:
     max_tokens: int = 28  # of a caption in training; longer ones are cut
     seed: int = 2
     save_every: int = 100
-    log_every: int = 25
+    log_every: int = 20
 
 
 @dataclass
@@ -211,7 +211,8 @@ def make(config: CaptionConfig, student: StudentConfig, material: Material, data
     heads = Heads(student.vision_width)
     if distilled is not None:
         load_vision(model.vision_model, distilled / "vision.safetensors")
-        heads.load_state_dict(load_file(distilled / "heads.safetensors"))
+        if (distilled / "heads.safetensors").exists():
+            heads.load_state_dict(load_file(distilled / "heads.safetensors"))
     return Captioning(config, model, heads, material, captions)
 
 

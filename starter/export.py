@@ -1,6 +1,9 @@
 """Stage 5: a folder that stock transformers loads, from a checkpoint of the training stages.
 
-    python -m starter.export --model RUN/scst/model.pt --out DIR
+    python -m starter.export --model RUN/captions/model.pt RUN/scst/model.pt --out DIR
+
+Several checkpoints are averaged, weight by weight (Wortsman et al. 2022, "Model soups"): halfway
+between cross-entropy and self-critical training, captions are as good and more of them distinct.
 
 The trained tokens return to their places in BLIP's vocabulary of 30,524. The others keep MiniLM's
 embeddings, moved by what the rarest trained tokens moved on average, and get the output bias of
@@ -90,6 +93,13 @@ def expand(state: dict[str, torch.Tensor], vocabulary: Vocabulary, counts: np.nd
     return result
 
 
+def average(states: list[dict[str, Any]]) -> dict[str, Any]:
+    """The mean of checkpoints that share a vocabulary."""
+    mean = {name: sum(state["model"][name].float() for state in states) / len(states)
+            for name in states[0]["model"]}
+    return {**states[0], "model": mean}
+
+
 def export(state: dict[str, Any], student: StudentConfig, config: ExportConfig, out: Path) -> None:
     """Write model, processor, tokenizer and generation settings to ``out``."""
     vocabulary = Vocabulary(state["vocabulary"])
@@ -129,10 +139,12 @@ def set_text_defaults(path: Path, max_new_tokens: int) -> None:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description="Write a folder that stock transformers loads.")
-    parser.add_argument("--model", type=Path, required=True, help="model.pt of a training stage")
+    parser.add_argument("--model", type=Path, required=True, nargs="+",
+                        help="model.pt of one or more training stages, averaged")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     args = parser.parse_args()
-    export(checkpoints.load(args.model), StudentConfig(), ExportConfig(), args.out)
+    state = average([checkpoints.load(path) for path in args.model])
+    export(state, StudentConfig(), ExportConfig(), args.out)
 
 
 if __name__ == "__main__":

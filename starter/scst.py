@@ -10,6 +10,7 @@ captions stay English. Goes on from ``RUN/scst/checkpoint.pt`` after a kill.
 """
 
 import argparse
+import copy
 import logging
 import time
 from dataclasses import asdict, dataclass
@@ -20,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import BlipForConditionalGeneration
+from transformers.models.blip.modeling_blip_text import BlipTextLMHeadModel
 
 from captionapp.training.evaluate import score_texts
 from starter import checkpoints
@@ -36,14 +38,16 @@ log = logging.getLogger("starter.scst")
 class ScstConfig:
     """Hyperparameters."""
 
-    steps: int = 700
-    pictures: int = 32  # a step
+    steps: int = 450
+    pictures: int = 24  # a step
     samples: int = 5  # captions sampled for each picture
     top_k: int = 40  # tokens to sample from; label smoothing left some chance on all the others
     max_tokens: int = 22  # of a sample
     references: int = 2  # human captions a picture for the cross-entropy
-    cross_entropy: float = 0.15  # its weight; the reward's gradient has weight 1
-    lr: float = 5e-5
+    strangers: int = 4  # other pictures of the step that a sample should not describe as well
+    distinct: float = 2.0  # weight of the mean CIDEr-D for those, taken off the reward
+    cross_entropy: float = 0.2  # its weight; the reward's gradient has weight 1
+    lr: float = 6e-5
     warmup: int = 20
     betas: tuple[float, float] = (0.9, 0.99)
     clip: float = 0.5
@@ -56,13 +60,13 @@ class ScstConfig:
 
 
 @torch.no_grad()
-def generate(model: BlipForConditionalGeneration, seen: torch.Tensor, sep: int, dec: int, pad: int,
+def generate(decoder: BlipTextLMHeadModel, seen: torch.Tensor, sep: int, dec: int, pad: int,
              **options: object) -> list[list[int]]:
     """Captions for the vision model's outputs ``seen`` (n, 50, width), without [DEC] and [SEP].
 
     A caption that did not come to its end keeps no end token, so check with the length.
     """
-    outputs = model.text_decoder.generate(
+    outputs = decoder.generate(
         input_ids=torch.full((len(seen), 1), dec), eos_token_id=sep, pad_token_id=pad,
         bos_token_id=dec, encoder_hidden_states=seen,
         encoder_attention_mask=torch.ones(seen.shape[:2], dtype=torch.long), **options,
@@ -79,28 +83,40 @@ class SelfCritical:
     def __init__(self, config: ScstConfig, captioning: Captioning) -> None:
         self.config, self.captioning = config, captioning
         self.captions, self.model = captioning.captions, captioning.model
+        # Autocast would convert all weights anew for every token of a sample.
+        self.speaker = copy.deepcopy(self.model.text_decoder).eval().bfloat16()
         sep = self.captions.vocabulary.sep
         self.reward = CiderD([[[*ids, sep] for ids in group] for group in self.captions.tokens])
 
     def sample(self, seen: torch.Tensor) -> list[list[int]]:
         """``samples`` captions for each picture, those of a picture one after the other."""
         vocabulary = self.captions.vocabulary
-        with torch.autocast("cpu", torch.bfloat16):
-            return generate(
-                self.model, seen.repeat_interleave(self.config.samples, dim=0), vocabulary.sep,
-                vocabulary.dec, vocabulary.pad, do_sample=True, top_k=self.config.top_k,
-                num_beams=1, max_new_tokens=self.config.max_tokens,
-            )
+        with torch.no_grad():
+            torch._foreach_copy_(list(self.speaker.parameters()),
+                                 list(self.model.text_decoder.parameters()))
+        return generate(
+            self.speaker, seen.bfloat16().repeat_interleave(self.config.samples, dim=0),
+            vocabulary.sep, vocabulary.dec, vocabulary.pad, do_sample=True,
+            top_k=self.config.top_k, num_beams=1, max_new_tokens=self.config.max_tokens,
+        )
 
     def rewards(self, pictures: np.ndarray, samples: list[list[int]]) -> torch.Tensor:
-        """CIDEr-D (n, samples); a caption that was cut by the limit has no end token to score."""
-        config, sep = self.config, self.captions.vocabulary.sep
-        values = [
-            self.reward.score(int(pictures[i // config.samples]),
-                              ids if len(ids) >= config.max_tokens else [*ids, sep])
-            for i, ids in enumerate(samples)
-        ]
-        return torch.tensor(values).view(len(pictures), config.samples)
+        """Reward (n, samples): CIDEr-D less what the caption would earn for other pictures.
+
+        A caption that was cut by the limit has no end token to score. What is taken off makes
+        captions that fit any picture dear: with CIDEr-D alone fewer and fewer are distinct.
+        """
+        config, sep, n = self.config, self.captions.vocabulary.sep, len(pictures)
+        strangers, values = min(config.strangers, n - 1), []
+        for i, ids in enumerate(samples):
+            said, own = ids if len(ids) >= config.max_tokens else [*ids, sep], i // config.samples
+            others = [int(pictures[(own + k) % n]) for k in range(1, strangers + 1)]
+            value = self.reward.score(int(pictures[own]), said)
+            if others and config.distinct:
+                elsewhere = sum(self.reward.score(other, said) for other in others) / len(others)
+                value -= config.distinct * elsewhere
+            values.append(value)
+        return torch.tensor(values).view(n, config.samples)
 
     def loss(self, pictures: np.ndarray, rng: torch.Generator,
              draw_rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
@@ -149,9 +165,10 @@ def held_out_figures(captioning: Captioning, model: BlipForConditionalGeneration
         pixels, _, _ = captioning.material.draw(rows, rng, 1.0, torch.zeros(len(part)).bool())
         with torch.autocast("cpu", torch.bfloat16):
             _, seen = see(model.vision_model, pixels)
-            captions = generate(model, seen, vocabulary.sep, vocabulary.dec, vocabulary.pad,
-                                num_beams=3, do_sample=False, max_new_tokens=24,
-                                no_repeat_ngram_size=3, early_stopping=True)
+            captions = generate(
+                model.text_decoder, seen, vocabulary.sep, vocabulary.dec, vocabulary.pad,
+                num_beams=3, do_sample=False, max_new_tokens=24, no_repeat_ngram_size=3,
+                early_stopping=True)
         texts += tokenizer.batch_decode([vocabulary.full(ids) for ids in captions])
     figures, _ = score_texts(texts, captioning.captions.texts[:held_out])
     return (f"BLEU-1 {figures.bleu_1:.3f} BLEU-4 {figures.bleu_4:.3f} CIDEr {figures.cider:.3f} "

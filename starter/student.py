@@ -32,7 +32,7 @@ class StudentConfig:
     text_heads: int = 12
     text_layers: tuple[int, ...] = (0, 2, 3, 5)  # which of MiniLM's six layers begin the decoder
     positions: int = 64  # longest caption in tokens
-    dropout: float = 0.1  # in the decoder's hidden states, in training only
+    dropout: float = 0.0  # in the decoder's hidden states, in training only
 
 
 class Vocabulary:
