@@ -103,8 +103,6 @@ def test_a_broken_picture_is_named(examples: list[Example]) -> None:
 @pytest.mark.parametrize(
     ("texts", "references"), [([], []), (["a"], []), (["a"], [()]), (["a", "b"], [("a",)])]
 )
-def test_nothing_to_score_is_an_error(
-    texts: list[str], references: list[tuple[str, ...]]
-) -> None:
+def test_nothing_to_score_is_an_error(texts: list[str], references: list[tuple[str, ...]]) -> None:
     with pytest.raises(InvalidDataset):
         score_texts(texts, references)

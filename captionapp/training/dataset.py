@@ -73,9 +73,7 @@ def _caption_columns(metadata: Path, names: object) -> list[str]:
     return columns
 
 
-def _example(
-    folder: Path, where: str, row: dict[str, str | None], columns: list[str]
-) -> Example:
+def _example(folder: Path, where: str, row: dict[str, str | None], columns: list[str]) -> Example:
     """One row of the metadata; ``where`` begins the message of an error."""
     name = row["file_name"] or ""
     captions = tuple(text.strip() for column in columns if (text := row[column]) and text.strip())

@@ -21,17 +21,25 @@ from starter.student import (
     load_tokenizer,
 )
 
-REFERENCES = [["a dog runs on the grass", "a brown dog is running"],
-              ["two boys play", "boys on the grass"], ["a cat sleeps on the sofa", "a cat"]]
+REFERENCES = [
+    ["a dog runs on the grass", "a brown dog is running"],
+    ["two boys play", "boys on the grass"],
+    ["a cat sleeps on the sofa", "a cat"],
+]
 
 
 def test_cider_agrees_with_pycocoevalcap() -> None:
     module = pytest.importorskip("pycocoevalcap.cider.cider")
     said = ["a dog runs on the beach", "two boys on the grass play", "a dog"]
     _, expected = module.Cider().compute_score(
-        dict(enumerate(REFERENCES)), {i: [text] for i, text in enumerate(said)})
-    words = {w: i for i, w in enumerate(sorted({w for g in [*REFERENCES, said] for t in g
-                                                for w in t.split()}))}
+        dict(enumerate(REFERENCES)), {i: [text] for i, text in enumerate(said)}
+    )
+    words = {
+        w: i
+        for i, w in enumerate(
+            sorted({w for g in [*REFERENCES, said] for t in g for w in t.split()})
+        )
+    }
     numbered = [[[words[w] for w in t.split()] for t in group] for group in REFERENCES]
     reward = CiderD(numbered)
     scores = [reward.score(i, [words[w] for w in t.split()]) for i, t in enumerate(said)]
@@ -49,7 +57,10 @@ def test_larger_patches_see_the_same() -> None:
     small = torch.nn.functional.avg_pool2d(picture, 2)
     torch.testing.assert_close(
         torch.conv2d(picture, state["embeddings.patch_embedding.weight"], stride=16),
-        torch.conv2d(small, weight, stride=8), rtol=1e-4, atol=1e-5)
+        torch.conv2d(small, weight, stride=8),
+        rtol=1e-4,
+        atol=1e-5,
+    )
 
 
 def test_packed_captions_do_not_see_each_other() -> None:
@@ -58,14 +69,22 @@ def test_packed_captions_do_not_see_each_other() -> None:
     counts = torch.ones(len(vocabulary)).numpy()
     model = build_student(student, vocabulary, counts).eval()
     seen = torch.randn(2, 50, 32)
-    groups = [[vocabulary.compact([1037, 3899]), vocabulary.compact([1037, 4937, 2003])],
-              [vocabulary.compact([1037])]]
+    groups = [
+        [vocabulary.compact([1037, 3899]), vocabulary.compact([1037, 4937, 2003])],
+        [vocabulary.compact([1037])],
+    ]
     with torch.no_grad():
         together, labels = decode(model, pack(groups, vocabulary), seen)
         alone, _ = decode(model, pack([[groups[0][1]]], vocabulary), seen[:1])
     torch.testing.assert_close(together[3:7], alone, rtol=1e-4, atol=1e-4)
-    assert labels.tolist() == [*groups[0][0], vocabulary.sep, *groups[0][1], vocabulary.sep,
-                               *groups[1][0], vocabulary.sep]
+    assert labels.tolist() == [
+        *groups[0][0],
+        vocabulary.sep,
+        *groups[0][1],
+        vocabulary.sep,
+        *groups[1][0],
+        vocabulary.sep,
+    ]
 
 
 def test_vocabulary_goes_there_and_back() -> None:

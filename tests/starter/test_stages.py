@@ -20,10 +20,12 @@ from starter.student import StudentConfig
 
 COLOURS = ("red", "green", "blue", "yellow")
 STUDENT = StudentConfig(vision_width=32, vision_layers=6, vision_heads=2, text_layers=(0,))
-TEACHER = teacher.TeacherConfig(sources=(
-    ("flickr", "flickr8k/train", 224, None, 1),
-    ("shapes", "starter/shapes.tar", 64, 2, 0),
-))
+TEACHER = teacher.TeacherConfig(
+    sources=(
+        ("flickr", "flickr8k/train", 224, None, 1),
+        ("shapes", "starter/shapes.tar", 64, 2, 0),
+    )
+)
 
 
 def draw(index: int) -> Image.Image:
@@ -84,8 +86,16 @@ def material(data: Path, features: Path) -> distill.Material:
 def caption_config(steps: int, **changes: float) -> captions.CaptionConfig:
     """Small steps; the two sources of the test."""
     return captions.CaptionConfig(
-        steps=steps, pictures=2, extra_views=2, shares=(0.5, 0.5), held_out=2, warmup=1,
-        save_every=1, log_every=1, **changes)  # type: ignore[arg-type]
+        steps=steps,
+        pictures=2,
+        extra_views=2,
+        shares=(0.5, 0.5),
+        held_out=2,
+        warmup=1,
+        save_every=1,
+        log_every=1,
+        **changes,
+    )  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -93,14 +103,19 @@ def distilled(material: distill.Material, tmp_path_factory: pytest.TempPathFacto
     """Output of the distillation."""
     out = tmp_path_factory.mktemp("distill")
     config = distill.DistillConfig(
-        steps=2, batch=4, shares=(0.5, 0.5), held_out=2, save_every=1, log_every=1, warmup=1)
+        steps=2, batch=4, shares=(0.5, 0.5), held_out=2, save_every=1, log_every=1, warmup=1
+    )
     distill.run(config, STUDENT, material, out, None)
     return out
 
 
 @pytest.fixture(scope="module")
-def trained(data: Path, material: distill.Material, distilled: Path,
-            tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(
+    data: Path,
+    material: distill.Material,
+    distilled: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
     """Output of two steps of caption training, the second after a restart."""
     out = tmp_path_factory.mktemp("captions")
     for steps in (1, 2):
@@ -141,8 +156,14 @@ def test_distillation_goes_on_after_a_kill_as_if_nothing_had_happened(
     def run(out: Path, *stops: int) -> dict[str, torch.Tensor]:
         for steps in stops:
             config = distill.DistillConfig(
-                steps=steps, batch=2, shares=(0.5, 0.5), held_out=2, save_every=1, log_every=1,
-                warmup=10)  # within the warm-up the rate does not depend on the number of steps
+                steps=steps,
+                batch=2,
+                shares=(0.5, 0.5),
+                held_out=2,
+                save_every=1,
+                log_every=1,
+                warmup=10,
+            )  # within the warm-up the rate does not depend on the number of steps
             distill.run(config, STUDENT, material, out, None)
         state: dict[str, torch.Tensor] = torch.load(out / "checkpoint.pt", weights_only=False)
         return state["model"]  # type: ignore[return-value]
@@ -199,11 +220,14 @@ def test_self_critical_training_takes_steps(
     captioning = captions.make(caption_config(1), STUDENT, material, data / "flickr8k/train", None)
     state = checkpoints.load(trained / "model.pt")
     captioning.model.load_state_dict(state["model"])
-    config = scst.ScstConfig(steps=2, pictures=2, held_out=2, save_every=1, log_every=1,
-                             max_tokens=6)
+    config = scst.ScstConfig(
+        steps=2, pictures=2, held_out=2, save_every=1, log_every=1, max_tokens=6
+    )
     scst.train(config, scst.SelfCritical(config, captioning), tmp_path)
     after = checkpoints.load(tmp_path / "model.pt")["model"]
     name = "text_decoder.bert.embeddings.word_embeddings.weight"
     assert not torch.equal(after[name], state["model"][name])
-    assert torch.equal(after["vision_model.embeddings.class_embedding"],
-                       state["model"]["vision_model.embeddings.class_embedding"])
+    assert torch.equal(
+        after["vision_model.embeddings.class_embedding"],
+        state["model"]["vision_model.embeddings.class_embedding"],
+    )
