@@ -89,8 +89,9 @@ def load_captions(folder: Path, names: list[str], max_tokens: int) -> CaptionDat
     vocabulary = Vocabulary.of(encoded)
     compact = iter([vocabulary.compact(ids) for ids in encoded])
     tokens = [[next(compact) for _ in group] for group in texts]
-    counts = np.bincount([t for group in tokens for ids in group for t in ids],
-                         minlength=len(vocabulary))
+    counts = np.bincount(
+        [t for group in tokens for ids in group for t in ids], minlength=len(vocabulary)
+    )
     counts[vocabulary.sep] = len(flat)
     mirrorable = torch.tensor([not any(SIDES.search(t) for t in group) for group in texts])
     return CaptionData(texts, tokens, mirrorable, vocabulary, counts)
@@ -129,8 +130,12 @@ def pack(groups: list[list[list[int]]], vocabulary: Vocabulary) -> Packed:
     return Packed(inputs, labels, positions, caption, mask[:, None])
 
 
-def decode(model: BlipForConditionalGeneration, packed: Packed, seen: torch.Tensor,
-           word_dropout: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
+def decode(
+    model: BlipForConditionalGeneration,
+    packed: Packed,
+    seen: torch.Tensor,
+    word_dropout: float = 0.0,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits (m, vocabulary) of the m real tokens of a packed batch, row by row, and their labels.
 
     ``seen`` is the vision model's output (n, 50, width).
@@ -140,8 +145,12 @@ def decode(model: BlipForConditionalGeneration, packed: Packed, seen: torch.Tens
         drop = (torch.rand(inputs.shape) < word_dropout) & (packed.positions > 0)
         inputs = inputs.masked_fill(drop, model.config.text_config.pad_token_id)
     hidden = model.text_decoder.bert(
-        input_ids=inputs, attention_mask=packed.mask, position_ids=packed.positions,
-        encoder_hidden_states=seen, is_decoder=True, use_cache=False,
+        input_ids=inputs,
+        attention_mask=packed.mask,
+        position_ids=packed.positions,
+        encoder_hidden_states=seen,
+        is_decoder=True,
+        use_cache=False,
     ).last_hidden_state
     real = packed.labels >= 0
     return model.text_decoder.cls(hidden[real]), packed.labels[real]
@@ -150,8 +159,14 @@ def decode(model: BlipForConditionalGeneration, packed: Packed, seen: torch.Tens
 class Captioning:
     """Model, heads, data and the loss of one step."""
 
-    def __init__(self, config: CaptionConfig, model: BlipForConditionalGeneration, heads: Heads,
-                 material: Material, captions: CaptionData) -> None:
+    def __init__(
+        self,
+        config: CaptionConfig,
+        model: BlipForConditionalGeneration,
+        heads: Heads,
+        material: Material,
+        captions: CaptionData,
+    ) -> None:
         self.config, self.model, self.heads = config, model, heads
         self.material, self.captions = material, captions
         self.weights = torch.tensor(config.distill_weights)
@@ -159,8 +174,9 @@ class Captioning:
         first = np.nonzero((material.views.source == 0) & whole_views)[0]
         self.view_of = {int(material.views.picture[row]): int(row) for row in first}
 
-    def loss(self, pictures: np.ndarray, rng: torch.Generator,
-             draw_rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    def loss(
+        self, pictures: np.ndarray, rng: torch.Generator, draw_rng: np.random.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Loss of a training step and the figures to log: cross-entropy and the distillation's."""
         config, material = self.config, self.material
         rows = np.array([self.view_of[int(p)] for p in pictures])
@@ -169,8 +185,9 @@ class Captioning:
         with torch.autocast("cpu", torch.bfloat16):
             if config.vision_lr:
                 if config.extra_views:
-                    extra = draw_rows(material, config.shares, config.extra_views,
-                                      config.held_out, draw_rng)
+                    extra = draw_rows(
+                        material, config.shares, config.extra_views, config.held_out, draw_rng
+                    )
                     more = material.draw(extra, rng, config.whole)
                     batch = tuple(torch.cat(pair) for pair in zip(batch, more, strict=True))
                 hidden, last = see(self.model.vision_model, batch[0])
@@ -203,8 +220,13 @@ class Captioning:
         return total / tokens
 
 
-def make(config: CaptionConfig, student: StudentConfig, material: Material, data: Path,
-         distilled: Path | None) -> Captioning:
+def make(
+    config: CaptionConfig,
+    student: StudentConfig,
+    material: Material,
+    data: Path,
+    distilled: Path | None,
+) -> Captioning:
     """A model to start from: MiniLM's layers, and the vision model and heads of a folder."""
     captions = load_captions(data, material.sources[0].names, config.max_tokens)
     model = build_student(student, captions.vocabulary, captions.counts)
@@ -253,29 +275,48 @@ def train(config: CaptionConfig, captioning: Captioning, out: Path) -> None:
         average.update(both, step)
         recent += figures / config.log_every
         if (step + 1) % config.log_every == 0:
-            log.info("step %d losses %s, %.0f pictures/s", step + 1,
-                     " ".join(f"{v:.3f}" for v in recent),
-                     (step + 1 - first) * config.pictures / (time.time() - begin))
+            log.info(
+                "step %d losses %s, %.0f pictures/s",
+                step + 1,
+                " ".join(f"{v:.3f}" for v in recent),
+                (step + 1 - first) * config.pictures / (time.time() - begin),
+            )
             recent.zero_()
         if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
             if config.held_out:
-                log.info("step %d held-out cross-entropy %.3f", step + 1,
-                         captioning.held_out(average.model["model"]))
-            checkpoints.save(checkpoint, {
-                "both": both.state_dict(), "average": average.model.state_dict(),
-                "optimizer": optimizer.state_dict(), "step": step + 1, "order": order,
-                "draw_rng": draw_rng.bit_generator.state, "crop_rng": crop_rng.get_state(),
-                "config": asdict(config), "vocabulary": captioning.captions.vocabulary.ids,
-            })
+                log.info(
+                    "step %d held-out cross-entropy %.3f",
+                    step + 1,
+                    captioning.held_out(average.model["model"]),
+                )
+            checkpoints.save(
+                checkpoint,
+                {
+                    "both": both.state_dict(),
+                    "average": average.model.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "step": step + 1,
+                    "order": order,
+                    "draw_rng": draw_rng.bit_generator.state,
+                    "crop_rng": crop_rng.get_state(),
+                    "config": asdict(config),
+                    "vocabulary": captioning.captions.vocabulary.ids,
+                },
+            )
             save_model(out / "model.pt", average.model, captioning.captions)
 
 
 def save_model(path: Path, both: nn.ModuleDict, captions: CaptionData) -> None:
     """What later stages start from: model, heads, and the vocabulary with its counts."""
-    checkpoints.save(path, {
-        "model": both["model"].state_dict(), "heads": both["heads"].state_dict(),
-        "vocabulary": captions.vocabulary.ids, "counts": captions.counts,
-    })
+    checkpoints.save(
+        path,
+        {
+            "model": both["model"].state_dict(),
+            "heads": both["heads"].state_dict(),
+            "vocabulary": captions.vocabulary.ids,
+            "counts": captions.counts,
+        },
+    )
 
 
 def main() -> None:
@@ -303,7 +344,8 @@ def main() -> None:
         state = checkpoints.load(args.start)["model"]
         own = captioning.model.vision_model.state_dict()
         captioning.model.load_state_dict(
-            state | {f"vision_model.{key}": value for key, value in own.items()})
+            state | {f"vision_model.{key}": value for key, value in own.items()}
+        )
     train(config, captioning, args.out)
 
 

@@ -25,8 +25,15 @@ def save(path: Path, state: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".tmp")
     with partial.open("wb") as file:
-        torch.save({**state, "torch_rng": torch.get_rng_state(), "python_rng": random.getstate(),
-                    "numpy_rng": np.random.get_state()}, file)
+        torch.save(
+            {
+                **state,
+                "torch_rng": torch.get_rng_state(),
+                "python_rng": random.getstate(),
+                "numpy_rng": np.random.get_state(),
+            },
+            file,
+        )
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)
@@ -73,6 +80,8 @@ def log_to(path: Path) -> None:
     """Log to the terminal and, appending, to a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(message)s", force=True,
+        level=logging.INFO,
+        format="%(asctime)s %(message)s",
+        force=True,
         handlers=[logging.StreamHandler(), logging.FileHandler(path)],
     )

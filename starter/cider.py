@@ -40,12 +40,15 @@ class CiderD:
             for group, texts in zip(counted, references, strict=True)
         ]
 
-    def _vector(self, counts: Counter[Gram], length: int) -> tuple[dict[Gram, float],
-                                                                   list[float], int]:
+    def _vector(
+        self, counts: Counter[Gram], length: int
+    ) -> tuple[dict[Gram, float], list[float], int]:
         """Weights of the n-grams, the norm for each n, and the length in tokens."""
         weight = self._weight
-        vector = {gram: n * weight.get(gram, weight.default_factory())  # type: ignore[attr-defined]
-                  for gram, n in counts.items()}
+        vector = {
+            gram: n * weight.get(gram, weight.default_factory())  # type: ignore[attr-defined]
+            for gram, n in counts.items()
+        }
         squares = [0.0] * ORDER
         for gram, value in vector.items():
             squares[len(gram) - 1] += value * value
@@ -62,7 +65,8 @@ class CiderD:
                 if other is not None:
                     dots[len(gram) - 1] += min(value, other) * other
             similarity = sum(
-                dot / (a * b) for dot, a, b in zip(dots, norms, reference_norms, strict=True)
+                dot / (a * b)
+                for dot, a, b in zip(dots, norms, reference_norms, strict=True)
                 if a and b
             )
             total += similarity * math.exp(-((length - reference_length) ** 2) / (2 * SIGMA**2))

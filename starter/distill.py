@@ -83,10 +83,15 @@ class Material:
         (n, 49, 560) and class logits (n, 1000). ``flip`` (n,) says which ones may be mirrored.
         """
         n = len(rows)
-        pixels = torch.stack([
-            cut_view(self.sources[self.views.source[i]].pixels[self.views.picture[i]],
-                     self.views.box[i]) for i in rows
-        ])
+        pixels = torch.stack(
+            [
+                cut_view(
+                    self.sources[self.views.source[i]].pixels[self.views.picture[i]],
+                    self.views.box[i],
+                )
+                for i in rows
+            ]
+        )
         grid = torch.from_numpy(np.asarray(self.features[rows], np.float32))
         grid = ((grid - self.mean) / self.std).transpose(1, 2).reshape(n, -1, GRID, GRID)
         side, slack = CELLS * CELL, GRID - CELLS
@@ -100,8 +105,9 @@ class Material:
             y, x = offsets[k].tolist()
             if is_whole[k]:
                 # The teacher's map of the whole view, resampled: close to what it would see there.
-                seen[k] = F.interpolate(pixels[k : k + 1], (side, side), mode="bilinear",
-                                        antialias=True)[0]
+                seen[k] = F.interpolate(
+                    pixels[k : k + 1], (side, side), mode="bilinear", antialias=True
+                )[0]
                 target[k] = F.interpolate(grid[k : k + 1], (CELLS, CELLS), mode="bilinear")[0]
             else:
                 top, left = y * CELL, x * CELL
@@ -124,8 +130,11 @@ class Heads(nn.Module):
         self.classes = nn.Linear(width, CLASSES)
 
     def losses(
-        self, hidden: tuple[torch.Tensor, ...], last: torch.Tensor, target: torch.Tensor,
-        classes: torch.Tensor
+        self,
+        hidden: tuple[torch.Tensor, ...],
+        last: torch.Tensor,
+        target: torch.Tensor,
+        classes: torch.Tensor,
     ) -> torch.Tensor:
         """The five losses: three maps, the mean, and KL of the class probabilities.
 
@@ -139,21 +148,33 @@ class Heads(nn.Module):
             for head, out, wanted in zip(self.maps, outputs, targets, strict=True)
         ]
         losses.append(F.mse_loss(self.mean(last[:, 0]).float(), targets[-1].mean(dim=1)))
-        losses.append(F.kl_div(self.classes(last[:, 0]).float().log_softmax(-1),
-                               classes.log_softmax(-1), log_target=True, reduction="batchmean"))
+        losses.append(
+            F.kl_div(
+                self.classes(last[:, 0]).float().log_softmax(-1),
+                classes.log_softmax(-1),
+                log_target=True,
+                reduction="batchmean",
+            )
+        )
         return torch.stack(losses)
 
 
-def see(vision: BlipVisionModel, pixels: torch.Tensor) -> tuple[tuple[torch.Tensor, ...],
-                                                                torch.Tensor]:
+def see(
+    vision: BlipVisionModel, pixels: torch.Tensor
+) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
     """Every layer's output (embeddings first) and the normalised last one, (n, 50, width)."""
     output = vision(pixel_values=pixels, output_hidden_states=True)
     return output.hidden_states, output.last_hidden_state
 
 
 @torch.no_grad()
-def fit_heads(heads: Heads, vision: BlipVisionModel, material: Material, rows: np.ndarray,
-              rng: torch.Generator) -> None:
+def fit_heads(
+    heads: Heads,
+    vision: BlipVisionModel,
+    material: Material,
+    rows: np.ndarray,
+    rng: torch.Generator,
+) -> None:
     """Start the heads from ridge regression on some views instead of from noise."""
     pixels, target, _ = material.draw(rows, rng, whole=0.5)
     inputs: list[list[torch.Tensor]] = [[], [], [], []]
@@ -163,8 +184,10 @@ def fit_heads(heads: Heads, vision: BlipVisionModel, material: Material, rows: n
         for store, out in zip(inputs, [*(hidden[i] for i in LAYERS), last], strict=False):
             store.append(out[:, 1:].float().flatten(0, 1))
         inputs[3].append(last[:, 0].float())
-    targets = [*(t.flatten(0, 1) for t in target.split(CHANNELS, dim=-1)),
-               target[..., -CHANNELS[-1]:].mean(dim=1)]
+    targets = [
+        *(t.flatten(0, 1) for t in target.split(CHANNELS, dim=-1)),
+        target[..., -CHANNELS[-1] :].mean(dim=1),
+    ]
     for head, parts, wanted in zip([*heads.maps, heads.mean], inputs, targets, strict=True):
         x = torch.cat(parts)
         x = torch.cat([x, torch.ones(len(x), 1)], dim=1)
@@ -190,16 +213,22 @@ class Student(nn.Module):
             return self.heads.losses(hidden, last, batch[1], batch[2])
 
 
-def draw_rows(material: Material, shares: tuple[float, ...], n: int, held_out: int,
-              rng: np.random.Generator) -> np.ndarray:
+def draw_rows(
+    material: Material, shares: tuple[float, ...], n: int, held_out: int, rng: np.random.Generator
+) -> np.ndarray:
     """``n`` random views, the sources in the given shares."""
     pools = [material.rows_of(s, held_out if s == 0 else 0) for s in range(len(shares))]
     picks = rng.choice(len(shares), n, p=np.array(shares) / sum(shares))
     return np.array([rng.choice(pools[s]) for s in picks])
 
 
-def run(config: DistillConfig, student: StudentConfig, material: Material, out: Path,
-        vision: Path | None) -> None:
+def run(
+    config: DistillConfig,
+    student: StudentConfig,
+    material: Material,
+    out: Path,
+    vision: Path | None,
+) -> None:
     """Train up to ``config.steps`` and write ``vision.safetensors`` and ``heads.safetensors``."""
     checkpoints.seed_everything(config.seed)
     model = Student(student)
@@ -235,21 +264,34 @@ def run(config: DistillConfig, student: StudentConfig, material: Material, out: 
         average.update(model, step)
         recent += losses.detach() / config.log_every
         if (step + 1) % config.log_every == 0:
-            log.info("step %d losses %s, %.0f views/s", step + 1,
-                     " ".join(f"{v:.3f}" for v in recent),
-                     (step + 1 - first) * config.batch / (time.time() - begin))
+            log.info(
+                "step %d losses %s, %.0f views/s",
+                step + 1,
+                " ".join(f"{v:.3f}" for v in recent),
+                (step + 1 - first) * config.batch / (time.time() - begin),
+            )
             recent.zero_()
         if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
             with torch.no_grad():
                 rng = torch.Generator().manual_seed(0)
                 held_losses = average.model.losses(material.draw(held, rng, 1.0))
-            log.info("step %d held out (average of weights) %s", step + 1,
-                     " ".join(f"{v:.3f}" for v in held_losses))
-            checkpoints.save(checkpoint, {
-                "model": model.state_dict(), "average": average.model.state_dict(),
-                "optimizer": optimizer.state_dict(), "step": step + 1, "config": asdict(config),
-                "draw_rng": draw_rng.bit_generator.state, "crop_rng": crop_rng.get_state(),
-            })
+            log.info(
+                "step %d held out (average of weights) %s",
+                step + 1,
+                " ".join(f"{v:.3f}" for v in held_losses),
+            )
+            checkpoints.save(
+                checkpoint,
+                {
+                    "model": model.state_dict(),
+                    "average": average.model.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "step": step + 1,
+                    "config": asdict(config),
+                    "draw_rng": draw_rng.bit_generator.state,
+                    "crop_rng": crop_rng.get_state(),
+                },
+            )
     save_file(average.model.vision_model.state_dict(), out / "vision.safetensors")
     save_file(average.model.heads.state_dict(), out / "heads.safetensors")
 

@@ -67,8 +67,9 @@ def no_words() -> list[int]:
     return [*(i for i in range(999) if i != SEP), DEC, ENC]
 
 
-def expand(state: dict[str, torch.Tensor], vocabulary: Vocabulary, counts: np.ndarray,
-           config: ExportConfig) -> dict[str, torch.Tensor]:
+def expand(
+    state: dict[str, torch.Tensor], vocabulary: Vocabulary, counts: np.ndarray, config: ExportConfig
+) -> dict[str, torch.Tensor]:
     """State with the full vocabulary from one with the compact one."""
     source = load_file(minilm_folder() / "model.safetensors")
     source = {key.removeprefix("bert."): value.float() for key, value in source.items()}
@@ -95,8 +96,10 @@ def expand(state: dict[str, torch.Tensor], vocabulary: Vocabulary, counts: np.nd
 
 def average(states: list[dict[str, Any]]) -> dict[str, Any]:
     """The mean of checkpoints that share a vocabulary."""
-    mean = {name: sum(state["model"][name].float() for state in states) / len(states)
-            for name in states[0]["model"]}
+    mean = {
+        name: sum(state["model"][name].float() for state in states) / len(states)
+        for name in states[0]["model"]
+    }
     return {**states[0], "model": mean}
 
 
@@ -109,10 +112,15 @@ def export(state: dict[str, Any], student: StudentConfig, config: ExportConfig, 
     model.tie_weights()
     model.eval().to(config.dtype)
     generation = GenerationConfig(
-        num_beams=config.num_beams, max_new_tokens=config.max_new_tokens,
-        length_penalty=config.length_penalty, early_stopping=True,
-        no_repeat_ngram_size=config.no_repeat_ngram_size, suppress_tokens=SUPPRESSED,
-        bos_token_id=DEC, eos_token_id=SEP, pad_token_id=PAD,
+        num_beams=config.num_beams,
+        max_new_tokens=config.max_new_tokens,
+        length_penalty=config.length_penalty,
+        early_stopping=True,
+        no_repeat_ngram_size=config.no_repeat_ngram_size,
+        suppress_tokens=SUPPRESSED,
+        bos_token_id=DEC,
+        eos_token_id=SEP,
+        pad_token_id=PAD,
     )
     model.generation_config = generation
     model.save_pretrained(out)
@@ -139,8 +147,13 @@ def set_text_defaults(path: Path, max_new_tokens: int) -> None:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description="Write a folder that stock transformers loads.")
-    parser.add_argument("--model", type=Path, required=True, nargs="+",
-                        help="model.pt of one or more training stages, averaged")
+    parser.add_argument(
+        "--model",
+        type=Path,
+        required=True,
+        nargs="+",
+        help="model.pt of one or more training stages, averaged",
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     args = parser.parse_args()
     state = average([checkpoints.load(path) for path in args.model])

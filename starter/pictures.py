@@ -88,8 +88,9 @@ def cut_view(picture: torch.Tensor, box: np.ndarray, size: int = VIEW_SIZE) -> t
     left, top, right, bottom = (int(round(float(v) * side)) for v in box)
     part = picture[:, top : max(bottom, top + 1), left : max(right, left + 1)].float()[None]
     antialias = part.shape[-1] > size
-    resized = F.interpolate(part, (size, size), mode="bilinear", align_corners=False,
-                            antialias=antialias)
+    resized = F.interpolate(
+        part, (size, size), mode="bilinear", align_corners=False, antialias=antialias
+    )
     return resized[0]
 
 

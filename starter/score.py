@@ -58,7 +58,9 @@ class StockCaptioner:
         begin = time.perf_counter()
         pixels = self.pixels(images)
         ids = self.model.generate(
-            pixels, num_beams=options.num_beams, max_new_tokens=options.max_new_tokens,
+            pixels,
+            num_beams=options.num_beams,
+            max_new_tokens=options.max_new_tokens,
             length_penalty=options.length_penalty,
             no_repeat_ngram_size=options.no_repeat_ngram_size,
         )
@@ -118,7 +120,8 @@ def time_one(captioner: StockCaptioner, examples: Sequence[Example]) -> float:
         begin = time.perf_counter()
         with torch.inference_mode():
             ids = captioner.model.generate(
-                captioner.pixels([image]), generation_config=captioner.model.generation_config)
+                captioner.pixels([image]), generation_config=captioner.model.generation_config
+            )
         captioner.processor.batch_decode(ids, skip_special_tokens=True)
         times.append(1000 * (time.perf_counter() - begin))
     return statistics.median(times)
@@ -126,19 +129,31 @@ def time_one(captioner: StockCaptioner, examples: Sequence[Example]) -> float:
 
 def table(rows: dict[str, Figures]) -> str:
     """Figures as a Markdown table."""
-    names = ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "cider", "rouge_l", "distinct", "empty",
-             "repeating", "mean_words")
+    names = (
+        "bleu_1",
+        "bleu_2",
+        "bleu_3",
+        "bleu_4",
+        "cider",
+        "rouge_l",
+        "distinct",
+        "empty",
+        "repeating",
+        "mean_words",
+    )
     lines = ["| | " + " | ".join(names) + " |", "| --- |" + " ---: |" * len(names)]
     for title, figures in rows.items():
         values = figures.as_dict()
-        cells = (f"{values[n]:.3f}" if isinstance(values[n], float) else str(values[n])
-                 for n in names)
+        cells = (
+            f"{values[n]:.3f}" if isinstance(values[n], float) else str(values[n]) for n in names
+        )
         lines.append(f"| {title} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def run(data: Path, model: Path, limit: int | None = None, baselines: bool = True,
-        **decoding: Any) -> dict[str, Any]:
+def run(
+    data: Path, model: Path, limit: int | None = None, baselines: bool = True, **decoding: Any
+) -> dict[str, Any]:
     """All figures; ``limit`` takes the first pictures only, ``decoding`` changes DecodeOptions."""
     begin = time.perf_counter()
     captioner = StockCaptioner(model)
@@ -155,14 +170,18 @@ def run(data: Path, model: Path, limit: int | None = None, baselines: bool = Tru
     seen = evaluate(captioner, raccoons, options, batch=32)
     result = {
         "figures": {title: figures.as_dict() for title, figures in rows.items()},
-        "raccoon": {"pictures": len(raccoons),
-                    "animal_share": animal_share([c.text for c in seen.captions]),
-                    "distinct": seen.figures.distinct},
+        "raccoon": {
+            "pictures": len(raccoons),
+            "animal_share": animal_share([c.text for c in seen.captions]),
+            "distinct": seen.figures.distinct,
+        },
         "milliseconds_per_caption": time_one(captioner, dev[:30]),
         "load_seconds": load_seconds,
         "threads": torch.get_num_threads(),
-        "captions": {f"{e.path.parent.name}/{e.path.name}": c.text for e, c in
-                     zip([*dev, *raccoons], [*evaluation.captions, *seen.captions], strict=True)},
+        "captions": {
+            f"{e.path.parent.name}/{e.path.name}": c.text
+            for e, c in zip([*dev, *raccoons], [*evaluation.captions, *seen.captions], strict=True)
+        },
     }
     print(table(rows))
     print(json.dumps({k: v for k, v in result.items() if k not in {"figures", "captions"}}))
@@ -172,8 +191,12 @@ def run(data: Path, model: Path, limit: int | None = None, baselines: bool = Tru
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description="Reproduce the figures of the model card.")
-    parser.add_argument("--data", type=Path, required=True,
-                        help="folder with flickr8k/train, flickr8k/dev and raccoon")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        help="folder with flickr8k/train, flickr8k/dev and raccoon",
+    )
     parser.add_argument("--model", type=Path, required=True, help="folder of the checkpoint")
     parser.add_argument("--json", type=Path, help="file for the figures and all captions")
     parser.add_argument("--threads", type=int, default=2)

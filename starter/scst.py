@@ -60,16 +60,26 @@ class ScstConfig:
 
 
 @torch.no_grad()
-def generate(decoder: BlipTextLMHeadModel, seen: torch.Tensor, sep: int, dec: int, pad: int,
-             **options: object) -> list[list[int]]:
+def generate(
+    decoder: BlipTextLMHeadModel,
+    seen: torch.Tensor,
+    sep: int,
+    dec: int,
+    pad: int,
+    **options: object,
+) -> list[list[int]]:
     """Captions for the vision model's outputs ``seen`` (n, 50, width), without [DEC] and [SEP].
 
     A caption that did not come to its end keeps no end token, so check with the length.
     """
     outputs = decoder.generate(
-        input_ids=torch.full((len(seen), 1), dec), eos_token_id=sep, pad_token_id=pad,
-        bos_token_id=dec, encoder_hidden_states=seen,
-        encoder_attention_mask=torch.ones(seen.shape[:2], dtype=torch.long), **options,
+        input_ids=torch.full((len(seen), 1), dec),
+        eos_token_id=sep,
+        pad_token_id=pad,
+        bos_token_id=dec,
+        encoder_hidden_states=seen,
+        encoder_attention_mask=torch.ones(seen.shape[:2], dtype=torch.long),
+        **options,
     )
     captions = []
     for row in outputs[:, 1:].tolist():
@@ -92,12 +102,19 @@ class SelfCritical:
         """``samples`` captions for each picture, those of a picture one after the other."""
         vocabulary = self.captions.vocabulary
         with torch.no_grad():
-            torch._foreach_copy_(list(self.speaker.parameters()),
-                                 list(self.model.text_decoder.parameters()))
+            torch._foreach_copy_(
+                list(self.speaker.parameters()), list(self.model.text_decoder.parameters())
+            )
         return generate(
-            self.speaker, seen.bfloat16().repeat_interleave(self.config.samples, dim=0),
-            vocabulary.sep, vocabulary.dec, vocabulary.pad, do_sample=True,
-            top_k=self.config.top_k, num_beams=1, max_new_tokens=self.config.max_tokens,
+            self.speaker,
+            seen.bfloat16().repeat_interleave(self.config.samples, dim=0),
+            vocabulary.sep,
+            vocabulary.dec,
+            vocabulary.pad,
+            do_sample=True,
+            top_k=self.config.top_k,
+            num_beams=1,
+            max_new_tokens=self.config.max_tokens,
         )
 
     def rewards(self, pictures: np.ndarray, samples: list[list[int]]) -> torch.Tensor:
@@ -118,13 +135,15 @@ class SelfCritical:
             values.append(value)
         return torch.tensor(values).view(n, config.samples)
 
-    def loss(self, pictures: np.ndarray, rng: torch.Generator,
-             draw_rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    def loss(
+        self, pictures: np.ndarray, rng: torch.Generator, draw_rng: np.random.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Loss of a step; figures: reward, its spread within a picture, cross-entropy, length."""
         config, captioning = self.config, self.captioning
         rows = np.array([captioning.view_of[int(p)] for p in pictures])
         pixels, _, _ = captioning.material.draw(
-            rows, rng, config.whole, self.captions.mirrorable[pictures])
+            rows, rng, config.whole, self.captions.mirrorable[pictures]
+        )
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
             _, seen = see(self.model.vision_model, pixels)
         samples = self.sample(seen)
@@ -148,14 +167,21 @@ class SelfCritical:
         policy = (nll[sampled] * weight).sum() / sampled.sum()
         human_nll = nll[~sampled].mean()
         length = float(sampled.sum()) / len(samples)
-        figures = torch.tensor([float(rewards.mean()), float(rewards.std(dim=1).mean()),
-                                float(human_nll.detach()), length])
+        figures = torch.tensor(
+            [
+                float(rewards.mean()),
+                float(rewards.std(dim=1).mean()),
+                float(human_nll.detach()),
+                length,
+            ]
+        )
         return policy + config.cross_entropy * human_nll, figures
 
 
 @torch.no_grad()
-def held_out_figures(captioning: Captioning, model: BlipForConditionalGeneration,
-                     held_out: int) -> str:
+def held_out_figures(
+    captioning: Captioning, model: BlipForConditionalGeneration, held_out: int
+) -> str:
     """Figures of beam-3 captions of the held-out training pictures, and two captions."""
     tokenizer, vocabulary = load_tokenizer(), captioning.captions.vocabulary
     texts: list[str] = []
@@ -166,15 +192,24 @@ def held_out_figures(captioning: Captioning, model: BlipForConditionalGeneration
         with torch.autocast("cpu", torch.bfloat16):
             _, seen = see(model.vision_model, pixels)
             captions = generate(
-                model.text_decoder, seen, vocabulary.sep, vocabulary.dec, vocabulary.pad,
-                num_beams=3, do_sample=False, max_new_tokens=24, no_repeat_ngram_size=3,
-                early_stopping=True)
+                model.text_decoder,
+                seen,
+                vocabulary.sep,
+                vocabulary.dec,
+                vocabulary.pad,
+                num_beams=3,
+                do_sample=False,
+                max_new_tokens=24,
+                no_repeat_ngram_size=3,
+                early_stopping=True,
+            )
         texts += tokenizer.batch_decode([vocabulary.full(ids) for ids in captions])
     figures, _ = score_texts(texts, captioning.captions.texts[:held_out])
-    return (f"BLEU-1 {figures.bleu_1:.3f} BLEU-4 {figures.bleu_4:.3f} CIDEr {figures.cider:.3f} "
-            f"ROUGE-L {figures.rouge_l:.3f} distinct {figures.distinct:.3f} empty {figures.empty} "
-            f"repeating {figures.repeating} words {figures.mean_words:.1f} | "
-            + " | ".join(texts[:3]))
+    return (
+        f"BLEU-1 {figures.bleu_1:.3f} BLEU-4 {figures.bleu_4:.3f} CIDEr {figures.cider:.3f} "
+        f"ROUGE-L {figures.rouge_l:.3f} distinct {figures.distinct:.3f} empty {figures.empty} "
+        f"repeating {figures.repeating} words {figures.mean_words:.1f} | " + " | ".join(texts[:3])
+    )
 
 
 def train(config: ScstConfig, scst: SelfCritical, out: Path) -> None:
@@ -184,7 +219,8 @@ def train(config: ScstConfig, scst: SelfCritical, out: Path) -> None:
     both = nn.ModuleDict({"model": model, "heads": captioning.heads})
     average = checkpoints.Average(both, config.ema)
     optimizer = torch.optim.AdamW(
-        parameter_groups(model, config.lr, 0.0, 0.0), betas=config.betas, fused=True)
+        parameter_groups(model, config.lr, 0.0, 0.0), betas=config.betas, fused=True
+    )
     draw_rng, crop_rng = np.random.default_rng(config.seed), torch.Generator()
     crop_rng.manual_seed(config.seed)
     order, first, checkpoint = np.array([], np.int64), 0, out / "checkpoint.pt"
@@ -213,19 +249,33 @@ def train(config: ScstConfig, scst: SelfCritical, out: Path) -> None:
         average.update(both, step)
         recent += figures / config.log_every
         if (step + 1) % config.log_every == 0:
-            log.info("step %d reward %.3f spread %.3f cross-entropy %.3f tokens %.1f, %.1f s/step",
-                     step + 1, *recent.tolist(), (time.time() - begin) / (step + 1 - first))
+            log.info(
+                "step %d reward %.3f spread %.3f cross-entropy %.3f tokens %.1f, %.1f s/step",
+                step + 1,
+                *recent.tolist(),
+                (time.time() - begin) / (step + 1 - first),
+            )
             recent.zero_()
         if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
-            checkpoints.save(checkpoint, {
-                "both": both.state_dict(), "average": average.model.state_dict(),
-                "optimizer": optimizer.state_dict(), "step": step + 1, "order": order,
-                "draw_rng": draw_rng.bit_generator.state, "crop_rng": crop_rng.get_state(),
-                "config": asdict(config),
-            })
+            checkpoints.save(
+                checkpoint,
+                {
+                    "both": both.state_dict(),
+                    "average": average.model.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "step": step + 1,
+                    "order": order,
+                    "draw_rng": draw_rng.bit_generator.state,
+                    "crop_rng": crop_rng.get_state(),
+                    "config": asdict(config),
+                },
+            )
             save_model(out / "model.pt", average.model, captioning.captions)
-            log.info("step %d held out: %s", step + 1,
-                     held_out_figures(captioning, average.model["model"], config.held_out))
+            log.info(
+                "step %d held out: %s",
+                step + 1,
+                held_out_figures(captioning, average.model["model"], config.held_out),
+            )
 
 
 def main() -> None:

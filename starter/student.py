@@ -82,28 +82,42 @@ def load_tokenizer() -> BertTokenizerFast:
 def make_config(student: StudentConfig, vocabulary: Vocabulary | None) -> BlipConfig:
     """Configuration with the compact vocabulary, or with BLIP's full one for None."""
     pad, sep, dec, size = (
-        (PAD, SEP, DEC, FULL_VOCABULARY) if vocabulary is None
+        (PAD, SEP, DEC, FULL_VOCABULARY)
+        if vocabulary is None
         else (vocabulary.pad, vocabulary.sep, vocabulary.dec, len(vocabulary))
     )
     text: dict[str, Any] = {
-        "vocab_size": size, "hidden_size": student.text_width,
-        "intermediate_size": 4 * student.text_width, "num_hidden_layers": len(student.text_layers),
-        "num_attention_heads": student.text_heads, "max_position_embeddings": student.positions,
-        "encoder_hidden_size": student.vision_width, "projection_dim": student.vision_width,
-        "bos_token_id": dec, "sep_token_id": sep, "pad_token_id": pad,
+        "vocab_size": size,
+        "hidden_size": student.text_width,
+        "intermediate_size": 4 * student.text_width,
+        "num_hidden_layers": len(student.text_layers),
+        "num_attention_heads": student.text_heads,
+        "max_position_embeddings": student.positions,
+        "encoder_hidden_size": student.vision_width,
+        "projection_dim": student.vision_width,
+        "bos_token_id": dec,
+        "sep_token_id": sep,
+        "pad_token_id": pad,
         "hidden_dropout_prob": 0.0 if vocabulary is None else student.dropout,
         "initializer_range": 0.02,
     }
     vision: dict[str, Any] = {
-        "hidden_size": student.vision_width, "intermediate_size": 4 * student.vision_width,
-        "num_hidden_layers": student.vision_layers, "num_attention_heads": student.vision_heads,
-        "image_size": student.image_size, "patch_size": student.patch_size,
+        "hidden_size": student.vision_width,
+        "intermediate_size": 4 * student.vision_width,
+        "num_hidden_layers": student.vision_layers,
+        "num_attention_heads": student.vision_heads,
+        "image_size": student.image_size,
+        "patch_size": student.patch_size,
         "projection_dim": student.vision_width,
         # The default of 1e-10 makes a model that is a constant.
         "initializer_range": 0.02,
     }
-    return BlipConfig(text_config=text, vision_config=vision, projection_dim=student.vision_width,
-                      image_text_hidden_size=student.vision_width)
+    return BlipConfig(
+        text_config=text,
+        vision_config=vision,
+        projection_dim=student.vision_width,
+        image_text_hidden_size=student.vision_width,
+    )
 
 
 def enlarge_patches(state: dict[str, torch.Tensor], patch_size: int) -> dict[str, torch.Tensor]:

@@ -133,10 +133,12 @@ def run(config: TeacherConfig, data: Path, out: Path) -> None:
     start, began = time.time(), done
     for first in range(done, n, config.batch):
         rows = range(first, min(first + config.batch, n))
-        batch = torch.stack([
-            cut_view(sources[views.source[i]].pixels[views.picture[i]], views.box[i], VIEW_SIZE)
-            for i in rows
-        ])
+        batch = torch.stack(
+            [
+                cut_view(sources[views.source[i]].pixels[views.picture[i]], views.box[i], VIEW_SIZE)
+                for i in rows
+            ]
+        )
         maps, logits = teacher_features(teacher, batch)
         features[rows.start : rows.stop] = maps.clamp(-6e4, 6e4).numpy()
         classes[rows.start : rows.stop] = logits.numpy()
@@ -146,8 +148,12 @@ def run(config: TeacherConfig, data: Path, out: Path) -> None:
             partial = progress.with_suffix(".tmp")
             partial.write_text(json.dumps({"done": rows.stop}))
             os.replace(partial, progress)
-            log.info("%d of %d views, %.0f a second", rows.stop, n,
-                     (rows.stop - began) / (time.time() - start))
+            log.info(
+                "%d of %d views, %.0f a second",
+                rows.stop,
+                n,
+                (rows.stop - began) / (time.time() - start),
+            )
     mean, std = statistics(features)
     partial = out / "statistics.tmp.npz"
     np.savez(partial, mean=mean, std=std)
