@@ -8,17 +8,16 @@ import errno
 import hashlib
 import io
 import logging
-import os
 import re
 import threading
 import time
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from captionapp import atomic
 from captionapp.colour import to_srgb
 from captionapp.errors import InvalidImage, NotFound, StorageFull, TooLarge
 
@@ -276,8 +275,8 @@ class ImageStore:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             # The picture comes last: where it is, its thumbnail is.
-            _write_atomically(thumbnail, thumbnail_bytes)
-            _write_atomically(path, picture_bytes)
+            _write(thumbnail, thumbnail_bytes)
+            _write(path, picture_bytes)
         except OSError as error:
             log.error("A picture could not be stored in %s: %s", self.folder, error)
             if not path.exists():
@@ -376,18 +375,10 @@ def _encode(image: Image.Image, *, lossless: bool, method: int, quality: int) ->
     return buffer.getvalue()
 
 
-def _write_atomically(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f"{path.stem}-{uuid.uuid4().hex}.tmp")
+def _write(path: Path, data: bytes) -> None:
     try:
-        with open(temporary, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            os.replace(temporary, path)
-        except PermissionError:
-            # Windows: somebody reads the file that is there already, with the same content.
-            if not path.exists():
-                raise
-    finally:
-        temporary.unlink(missing_ok=True)
+        atomic.write(path, data)
+    except PermissionError:
+        # Windows: somebody reads the file that is there already, with the same content.
+        if not path.exists():
+            raise

@@ -11,7 +11,6 @@ import logging
 import os
 import runpy
 import secrets
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ import limits
 from filelock import FileLock
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from captionapp import atomic
 from captionapp.captioning.captioner import DecodeOptions
 from captionapp.errors import InvalidOptions, InvalidSetting
 
@@ -245,12 +245,7 @@ def secret_key(settings: Settings) -> str:
     try:
         with FileLock(f"{path}.lock"):  # several workers make their first start together
             if not path.exists():
-                handle, temporary = tempfile.mkstemp(dir=settings.instance, prefix=".secret_key-")
-                with os.fdopen(handle, "w") as file:  # mkstemp's mode is 0600
-                    file.write(secrets.token_hex(32))
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(temporary, path)
+                atomic.write(path, secrets.token_hex(32).encode(), mode=0o600)
             key = path.read_text().strip()
     except OSError as error:
         raise InvalidSetting(

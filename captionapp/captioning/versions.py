@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from captionapp import atomic
 from captionapp.errors import ModelUnavailable, PullFailed, UnknownVersion
 
 #: What a checkpoint may consist of; nothing else is taken over from the hub or a folder.
@@ -93,7 +94,7 @@ class ModelVersions:
         """
         self.get(name)
         self.models_folder.mkdir(parents=True, exist_ok=True)
-        _write_atomically(self.models_folder / _POINTER, {"version": name, "since": _now()})
+        _write_json(self.models_folder / _POINTER, {"version": name, "since": _now()})
 
     def shipped(self) -> ModelVersion:
         """The version that comes with the application.
@@ -175,7 +176,7 @@ class ModelVersions:
             return _read_metadata(folder / _METADATA)
         version = ModelVersion(name, folder, "pulled", _now(), source)
         described = {key: value for key, value in asdict(version).items() if key != "folder"}
-        _write_atomically(temporary / _METADATA, described)
+        _write_json(temporary / _METADATA, described)
         os.chmod(temporary, 0o755)  # mkdtemp makes it 0700
         os.replace(temporary, folder)
         return version
@@ -332,18 +333,8 @@ def _read_metadata(path: Path) -> ModelVersion:
     )
 
 
-def _write_atomically(path: Path, content: dict[str, Any]) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(content, file, indent=2)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    atomic.write(path, json.dumps(content, indent=2, ensure_ascii=False).encode())
 
 
 def _now() -> str:

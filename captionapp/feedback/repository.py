@@ -9,7 +9,6 @@ import csv
 import logging
 import os
 import threading
-import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from typing import BinaryIO, TextIO
 
 from filelock import FileLock, Timeout
 
+from captionapp import atomic
 from captionapp.errors import FeedbackStoreError, InvalidFeedback
 from captionapp.feedback.rows import (
     COLUMNS,
@@ -279,7 +279,7 @@ class CsvFeedbackRepository:
     def _open_to_write(self) -> BinaryIO:
         """The file, made with its header if there is none; call it with the lock held."""
         if not self.path.exists() or self.path.stat().st_size == 0:
-            _write_whole(self.path, HEADER + b"\r\n")
+            atomic.write(self.path, HEADER + b"\r\n")
         return open(self.path, "r+b", buffering=0)
 
     def _settle(self, file: BinaryIO) -> int:
@@ -313,7 +313,7 @@ class CsvFeedbackRepository:
     def _set_aside(self, torn: bytes) -> None:
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
         aside = self.path.with_name(f"{self.path.name}.torn-{stamp}")
-        _write_whole(aside, torn)
+        atomic.write(aside, torn)
         log.warning(
             "The last row of %s was torn, by a process that was killed while writing or a full"
             " disk: its %d bytes are in %s",
@@ -328,22 +328,3 @@ def _write_all(file: BinaryIO, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[file.write(view) :]
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    """Make a file that is there with all of ``data``, after a power cut too, or not at all."""
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    with suppress(OSError):  # Windows has no descriptors of folders
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
