@@ -99,8 +99,13 @@ class CaptionJobs:
         with self._lock:
             if self._under_way.setdefault(key, finished) is not finished:
                 return
-        if not self.records.begin_job(*key, LEASE_SECONDS):
-            self._end(key, finished)
+        begun = False
+        try:
+            begun = self.records.begin_job(*key, LEASE_SECONDS)
+        finally:
+            if not begun:  # another process is at it, or the database failed
+                self._end(key, finished)
+        if not begun:
             return
         work, queued_at = collected(), time.perf_counter()
         future = reservation.submit(lambda: self.store.load(image_id), options)

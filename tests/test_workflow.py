@@ -464,3 +464,16 @@ def test_a_caption_that_cannot_be_recorded_is_a_problem_of_its_picture(
     workflow.again(image_id, "anna")
     workflow.wait(image_id, "anna", 10)
     assert workflow.picture(image_id, "anna").status == "done"
+
+
+def test_a_database_that_fails_once_does_not_block_a_picture_for_ever(
+    workflow: Workflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def locked(*_: Any) -> bool:
+        raise RuntimeError("database is locked")
+
+    monkeypatch.setattr(workflow.records, "begin_job", locked)
+    with pytest.raises(RuntimeError):
+        workflow.submit([incoming()], "anna")
+    monkeypatch.undo()
+    assert workflow.picture(send(workflow), "anna").status == "done"
