@@ -91,7 +91,8 @@ class Records:
         self._engine.dispose()
 
     @contextmanager
-    def _read(self) -> Iterator[Session]:
+    def read(self) -> Iterator[Session]:
+        """A session that only reads."""
         with Session(self._engine) as session:
             yield session
 
@@ -132,7 +133,7 @@ class Records:
         query = _held_query().where(Holding.image_id == image_id)
         if contributor is not None:
             query = query.where(Holding.contributor == contributor)
-        with self._read() as session:
+        with self.read() as session:
             row = session.execute(query.order_by(Holding.created_at.desc())).first()
             if row is None and contributor is None:
                 row = session.execute(_released_query(image_id)).first()
@@ -150,7 +151,7 @@ class Records:
             .offset(offset)
             .limit(limit)
         )
-        with self._read() as session:
+        with self.read() as session:
             total = session.scalar(select(func.count()).select_from(Holding).where(mine)) or 0
             return [_held(row) for row in session.execute(query)], total
 
@@ -178,7 +179,7 @@ class Records:
         query = select(Holding.image_id, Holding.contributor).where(
             Holding.created_at < moment.timestamp()
         )
-        with self._read() as session:
+        with self.read() as session:
             return [(image_id, contributor) for image_id, contributor in session.execute(query)]
 
     # Captions
@@ -211,7 +212,7 @@ class Records:
         Raises:
             NotFound: if there is none, or it describes another picture.
         """
-        with self._read() as session:
+        with self.read() as session:
             row = session.scalar(
                 select(CaptionRow).where(
                     CaptionRow.id == caption_id, CaptionRow.image_id == image_id
@@ -229,7 +230,7 @@ class Records:
             .order_by(CaptionRow.number.desc())
         )
         found: dict[tuple[str, str], list[CaptionRecord]] = {}
-        with self._read() as session:
+        with self.read() as session:
             for row in session.scalars(query):
                 found.setdefault((row.image_id, row.options), []).append(_caption(row))
         return found
@@ -278,7 +279,7 @@ class Records:
         """The jobs of these pictures by (image_id, options key)."""
         query = select(Job).where(Job.image_id.in_(list(image_ids)))
         now = _now()
-        with self._read() as session:
+        with self.read() as session:
             return {
                 (job.image_id, job.options): JobState(
                     job.problem, abandoned=not job.problem and job.lease_until <= now

@@ -61,3 +61,33 @@ class Job(Base):
     owner: Mapped[str]
     lease_until: Mapped[float]
     problem: Mapped[str]
+
+
+class SideRow(Base):
+    """On which side of the split a picture is for good; without a side it is left out for good.
+
+    It outlives the picture: what comes later must not be close to what was trained on.
+    """
+
+    __tablename__ = "sides"
+    image_id: Mapped[str] = mapped_column(primary_key=True)
+    phash: Mapped[str]
+    side: Mapped[str | None]
+    created_at: Mapped[float]
+
+
+class VoteRow(Base):
+    """A browser compared two versions on a picture, without knowing which was which: their names
+    are in the order in which the captions were shown, and ``choice`` is ``a``, ``b``, ``both`` or
+    ``neither``. The picture may be gone: what was said about the versions stays."""
+
+    __tablename__ = "votes"
+    __table_args__ = (Index("votes_of_versions", "version_a", "version_b"),)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    id: Mapped[str] = mapped_column(unique=True)
+    image_id: Mapped[str]
+    version_a: Mapped[str]
+    version_b: Mapped[str]
+    choice: Mapped[str]
+    contributor: Mapped[str]
+    created_at: Mapped[float]
