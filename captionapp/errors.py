@@ -69,3 +69,27 @@ class FeedbackStoreError(CaptionAppError):
 
 class InvalidDataset(CaptionAppError):
     """A folder of pictures with captions is not of the expected form."""
+
+
+class TooFewRows(CaptionAppError):
+    """Not enough answers to train or to judge on; the message says how many are missing."""
+
+
+class TrainingBusy(CaptionAppError):
+    """Another training is under way."""
+
+
+class TrainingStopped(CaptionAppError):
+    """Somebody asked the training to end; it can be resumed."""
+
+
+class TrainingFailed(CaptionAppError):
+    """The training cannot go on or its result cannot be kept."""
+
+
+class PromotionRefused(CaptionAppError):
+    """The version does not become the current one; the message gives every reason."""
+
+
+class PointerMoved(PromotionRefused):
+    """Somebody else promoted another version meanwhile."""

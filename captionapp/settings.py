@@ -129,6 +129,29 @@ class Settings(BaseModel):
         Field(description="Whose corrections are shown when a picture comes again."),
     ] = "everyone"
 
+    held_out_share: Annotated[
+        float,
+        Field(gt=0, lt=1, description="Share of the answered pictures that only judge versions."),
+    ] = 0.2
+    split_seed: Annotated[
+        int, Field(description="Number that draws which pictures those are; settled ones stay.")
+    ] = 0
+
+    min_held_out: Annotated[
+        int, Field(ge=1, description="Held-out corrections without which no version is proven.")
+    ] = 20
+    promote_probability: Annotated[
+        float,
+        Field(gt=0.5, le=1, description="Probability of being better that a promotion asks for."),
+    ] = 0.95
+    max_retained_loss: Annotated[
+        float,
+        Field(ge=0, le=1, description="Share of CIDEr on retained pictures that may be lost."),
+    ] = 0.05
+    min_votes: Annotated[
+        int, Field(ge=0, description="Blind votes that a promotion asks for; 0: none.")
+    ] = 0
+
     admin_password: Annotated[
         str, Field(description="Opens the operator's pages; they answer 404 without one.")
     ] = ""

@@ -11,13 +11,14 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from captionapp import atomic
+from captionapp.captioning.pointer import Pointer, PointerChange
 from captionapp.errors import ModelUnavailable, PullFailed, UnknownVersion
 
 #: What a checkpoint may consist of; nothing else is taken over from the hub or a folder.
@@ -29,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 _METADATA = "version.json"
 _POINTER = "current.json"
+_SHIPPED = "shipped-"
 #: A pull that has not finished after this time was killed.
 _ABANDONED_SECONDS = 24 * 3600
 
@@ -39,6 +41,7 @@ class ModelVersion:
 
     ``origin`` is ``shipped``, ``pulled``, ``trained``, ``local`` (a folder named by the setting) or
     ``hub cache``; ``source`` says where it came from. ``created_at`` is ISO 8601 in UTC.
+    ``details`` say how a trained one was made: its parent, configuration, data, figures.
     """
 
     name: str
@@ -46,6 +49,7 @@ class ModelVersion:
     origin: str
     created_at: str
     source: str = ""
+    details: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 class ModelVersions:
@@ -58,6 +62,7 @@ class ModelVersions:
         self.models_folder = models_folder
         self.shipped_folder = shipped_folder
         self.model_setting = model_setting
+        self.pointer = Pointer(models_folder / _POINTER)
         self._hashes: dict[tuple[Path, int, int], str] = {}
         self._from_cache: ModelVersion | None = None
         self._unreadable: set[Path] = set()
@@ -72,29 +77,33 @@ class ModelVersions:
         """
         if self.model_setting:
             return self._named_by_setting(self.model_setting)
-        pointer = self.models_folder / _POINTER
-        try:
-            name = str(json.loads(pointer.read_text())["version"])
-        except FileNotFoundError:
+        change = self.pointer.last()
+        if change is None:
             return self.shipped()
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ModelUnavailable(
-                f"{pointer} cannot be read ({error}); promote a version anew or delete the file."
-            ) from error
         try:
-            return self.get(name)
+            return self.get(change.version)
         except UnknownVersion as error:
+            if change.version.startswith(_SHIPPED):  # an upgrade has brought other weights since
+                return self.shipped()
             raise ModelUnavailable(f"The current version is gone: {error}") from error
 
-    def set_current(self, name: str) -> None:
-        """Point to this version from now on, atomically.
+    def set_current(
+        self,
+        name: str,
+        previous: str = "",
+        reason: str = "",
+        *,
+        forced: bool = False,
+        expected: str | None = None,
+    ) -> PointerChange:
+        """Point to this version from now on, atomically; ``Pointer.move`` says the rest.
 
         Raises:
             UnknownVersion: if there is none of this name.
+            PointerMoved: if ``expected`` is not what the pointer names.
         """
         self.get(name)
-        self.models_folder.mkdir(parents=True, exist_ok=True)
-        _write_json(self.models_folder / _POINTER, {"version": name, "since": _now()})
+        return self.pointer.move(name, previous, reason, forced, expected=expected)
 
     def shipped(self) -> ModelVersion:
         """The version that comes with the application.
@@ -102,7 +111,7 @@ class ModelVersions:
         Raises:
             ModelUnavailable: if the folder holds no weights.
         """
-        return self._of_folder(self.shipped_folder, "shipped", "shipped")
+        return self._of_folder(self.shipped_folder, _SHIPPED.rstrip("-"), "shipped")
 
     def list(self) -> Sequence[ModelVersion]:
         """The shipped version, then those in the instance folder, oldest first."""
@@ -110,14 +119,22 @@ class ModelVersions:
         for metadata in self.models_folder.glob(f"*/{_METADATA}"):
             if metadata.parent.name.startswith("."):  # under way, or left over
                 continue
-            try:
-                found.append(_read_metadata(metadata))
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                if metadata not in self._unreadable:  # the others can be served; say it once
-                    self._unreadable.add(metadata)
-                    logger.warning("%s cannot be read and is passed over: %r", metadata, error)
+            version = self._read(metadata)
+            if version is not None:
+                found.append(version)
         found.sort(key=lambda version: (version.created_at, version.name))
         return [*self._shipped_if_there(), *found]
+
+    def _read(self, metadata: Path) -> ModelVersion | None:
+        try:
+            return _read_metadata(metadata)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            if metadata not in self._unreadable:  # the others can be served; say it once
+                self._unreadable.add(metadata)
+                logger.warning("%s cannot be read and is passed over: %r", metadata, error)
+            return None
 
     def get(self, name: str) -> ModelVersion:
         """The version of this name.
@@ -125,9 +142,13 @@ class ModelVersions:
         Raises:
             UnknownVersion: if there is none.
         """
-        for version in self.list():
+        for version in self._shipped_if_there():
             if version.name == name:
                 return version
+        if name and not name.startswith(".") and not set("/\\") & set(name):
+            version_if_whole = self._read(self.models_folder / name / _METADATA)
+            if version_if_whole is not None:
+                return version_if_whole
         raise UnknownVersion(
             f"There is no version {name}; `flask model list` shows those there are."
         )
@@ -175,8 +196,7 @@ class ModelVersions:
         if (folder / _METADATA).exists():
             return _read_metadata(folder / _METADATA)
         version = ModelVersion(name, folder, "pulled", _now(), source)
-        described = {key: value for key, value in asdict(version).items() if key != "folder"}
-        _write_json(temporary / _METADATA, described)
+        _write_metadata(temporary, version)
         os.chmod(temporary, 0o755)  # mkdtemp makes it 0700
         os.replace(temporary, folder)
         return version
@@ -330,11 +350,14 @@ def _read_metadata(path: Path) -> ModelVersion:
         origin=str(described["origin"]),
         created_at=str(described["created_at"]),
         source=str(described.get("source", "")),
+        details=dict(described.get("details") or {}),
     )
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    atomic.write(path, json.dumps(content, indent=2, ensure_ascii=False).encode())
+def _write_metadata(folder: Path, version: ModelVersion) -> None:
+    described = {key: value for key, value in asdict(version).items() if key != "folder"}
+    content = json.dumps(described, indent=2, ensure_ascii=False).encode()
+    atomic.write(folder / _METADATA, content)
 
 
 def _now() -> str:

@@ -13,10 +13,11 @@ import re
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from captionapp.captioning.captioner import Caption, Captioner, DecodeOptions
-from captionapp.errors import InvalidDataset
+from captionapp.errors import InvalidDataset, InvalidImage
 from captionapp.training.dataset import Example
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ class Figures:
     empty: int  # captions without a word
     repeating: int  # captions in which a word follows itself or three words come twice
     mean_words: float
+    exact: int  # captions that say what a person said, to the word
+    edit_distance: float  # mean over the captions of the words a person would still change
 
     def as_dict(self) -> dict[str, float]:
         """For JSON files and tables."""
@@ -76,18 +79,40 @@ def repeats(text: str) -> bool:
     return doubled or len(set(phrases)) < len(phrases)
 
 
+def exact_match(text: str, references: Sequence[str]) -> bool:
+    """Whether a caption says what one of the references says, but for case and punctuation."""
+    return normalise_text(text) in map(normalise_text, references)
+
+
+def edit_distance(text: str, references: Sequence[str]) -> int:
+    """Words to insert, delete or replace (Levenshtein 1966) to reach the nearest reference."""
+    words = normalise_text(text).split()
+    return min(_distance(words, normalise_text(one).split()) for one in references)
+
+
+def _distance(first: Sequence[str], second: Sequence[str]) -> int:
+    row = list(range(len(second) + 1))
+    for i, word in enumerate(first, start=1):
+        before, row = row, [i]
+        for j, other in enumerate(second, start=1):
+            row.append(min(row[-1] + 1, before[j] + 1, before[j - 1] + (word != other)))
+    return row[-1]
+
+
 def score_texts(
-    texts: Sequence[str], references: Sequence[Sequence[str]]
+    texts: Sequence[str],
+    references: Sequence[Sequence[str]],
+    cider: Sequence[float] | None = None,
 ) -> tuple[Figures, list[float]]:
     """Figures of captions against human ones, and the CIDEr of each caption.
 
     Document frequencies for CIDEr come from the references given, as is the custom; so CIDEr of
-    sets of different pictures is not comparable, and that of a single picture is 0.
+    sets of different pictures is not comparable, and that of a single picture is 0. ``cider`` is
+    that of each caption where it was computed already, with the frequencies of a larger set.
 
     Raises:
         InvalidDataset: if there is nothing to score, the two differ in length, or a picture has no
             reference.
-        ModuleNotFoundError: if `pycocoevalcap` is not installed.
     """
     if not texts or len(texts) != len(references):
         raise InvalidDataset(f"{len(texts)} captions do not fit {len(references)} pictures.")
@@ -96,13 +121,12 @@ def score_texts(
     if not all(wanted.values()):
         raise InvalidDataset("A picture has no reference caption.")
     from pycocoevalcap.bleu.bleu import Bleu
-    from pycocoevalcap.cider.cider import Cider
     from pycocoevalcap.rouge.rouge import Rouge
 
     with contextlib.redirect_stdout(io.StringIO()):  # Bleu prints its lengths
         bleu, _ = Bleu(4).compute_score(wanted, said, verbose=0)
-        cider, each = Cider().compute_score(wanted, said)
         rouge, _ = Rouge().compute_score(wanted, said)
+    each = cider_of_each(texts, references) if cider is None else list(cider)
     plain = [said[i][0] for i in range(len(texts))]
     figures = Figures(
         pictures=len(texts),
@@ -110,14 +134,26 @@ def score_texts(
         bleu_2=float(bleu[1]),
         bleu_3=float(bleu[2]),
         bleu_4=float(bleu[3]),
-        cider=float(cider),
+        cider=statistics.fmean(each),
         rouge_l=float(rouge),
         distinct=len(set(plain)) / len(plain),
         empty=sum(not text for text in plain),
         repeating=sum(repeats(text) for text in plain),
         mean_words=statistics.fmean(len(text.split()) for text in plain),
+        exact=sum(map(exact_match, texts, references)),
+        edit_distance=statistics.fmean(map(edit_distance, texts, references)),
     )
-    return figures, [float(value) for value in each]
+    return figures, each
+
+
+def cider_of_each(texts: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
+    """CIDEr (0 to 10) of each caption, with the document frequencies of all these references."""
+    from pycocoevalcap.cider.cider import Cider
+
+    said = {i: [normalise_text(text)] for i, text in enumerate(texts)}
+    wanted = {i: [normalise_text(text) for text in group] for i, group in enumerate(references)}
+    _, each = Cider().compute_score(wanted, said)
+    return [float(value) for value in each]
 
 
 def caption_examples(
@@ -131,7 +167,7 @@ def caption_examples(
     """
     captions: list[Caption] = []
     for part in _batches(examples, batch):
-        captions += captioner.caption([_open(example) for example in part], options)
+        captions += captioner.caption([open_picture(example.path) for example in part], options)
     return captions
 
 
@@ -156,12 +192,16 @@ def _batches(examples: Sequence[Example], size: int) -> Iterator[Sequence[Exampl
         yield examples[first : first + size]
 
 
-def _open(example: Example) -> Image.Image:
-    """The picture upright and in RGB."""
-    from PIL import Image, ImageOps
+def open_picture(path: Path) -> Image.Image:
+    """The picture as the application would take it in: upright, in sRGB, opaque.
+
+    Raises:
+        InvalidDataset: if it cannot be decoded.
+    """
+    from captionapp.images import ImageLimits, decode
 
     try:
-        with Image.open(example.path) as opened:
-            return ImageOps.exif_transpose(opened).convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InvalidDataset(f"{example.path} cannot be read as a picture: {error}") from error
+        # The operator's own folder: only what is no picture at all is refused.
+        return decode(path.read_bytes(), ImageLimits(2**31, 2**31)).image
+    except (OSError, InvalidImage) as error:
+        raise InvalidDataset(f"{path} cannot be read as a picture: {error}") from error

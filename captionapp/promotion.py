@@ -1,0 +1,365 @@
+"""Which version is served: the gate a trained one has to pass, the way back, what is cleared away.
+
+What is served follows the pointer (``captioning.pointer``); the service of every process looks at
+it (``captioning.service``).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from captionapp.captioning.pointer import PointerChange
+from captionapp.captioning.versions import ModelVersion, ModelVersions
+from captionapp.errors import (
+    CaptionAppError,
+    InvalidDataset,
+    ModelUnavailable,
+    PromotionRefused,
+    TooFewRows,
+)
+from captionapp.settings import ROOT, Settings
+from captionapp.training import compare
+from captionapp.training.compare import Report
+from captionapp.training.dataset import read_imagefolder
+from captionapp.training.evaluate import Figures
+from captionapp.training.proof import OnProgress, PictureSet, Prover, no_progress
+from captionapp.training.retained import HELD_OUT_SHARE, split_retained
+
+logger = logging.getLogger(__name__)
+
+#: A candidate whose share of distinct captions is under this part of what it was has collapsed.
+DISTINCT_KEPT = 0.5
+#: A process that imports torch and loads a large model on a slow disk takes minutes at most.
+CHECK_SECONDS = 600.0
+#: Of a version that is being removed; what starts with a dot is never listed.
+_PRUNED = ".pruned-"
+
+
+class Promotion:
+    """Moves the pointer. ``check`` loads a version in a fresh process and captions a picture; it
+    returns the reason why it cannot, or nothing."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        versions: ModelVersions,
+        prover: Prover,
+        check: Callable[[ModelVersion], str] | None = None,
+    ) -> None:
+        self.settings = settings
+        self.versions = versions
+        self.prover = prover
+        self._check = check or (lambda version: problem_in_fresh_process(version, settings))
+
+    # Proof
+
+    def evaluate(
+        self,
+        name: str,
+        retained: Path | None = None,
+        on_progress: OnProgress = no_progress,
+    ) -> Report:
+        """Compare a version with the current one on held-out answers and on retained pictures,
+        ask the gate, and keep the report with the version.
+
+        ``retained`` is an imagefolder; without it, it is the held-out part of the folder that the
+        version's training was told to retain.
+
+        Raises:
+            UnknownVersion, ModelUnavailable: if a version is not there or does not load.
+            TooFewRows: if there are no held-out answers.
+            InvalidDataset: if the folder is none, or the version is the current one.
+        """
+        candidate, current = self.versions.get(name), self.versions.current()
+        if candidate.name == current.name:
+            raise InvalidDataset(f"{name} is the current version: there is nothing to compare.")
+        report = self.prover.report(
+            candidate,
+            current,
+            self.prover.held_out(),
+            self._retained(candidate, retained),
+            on_progress,
+        )
+        report = compare.with_refusals(report, refusals(report, self.settings))
+        compare.save_report(report, self._report_file(candidate))
+        return report
+
+    def evaluate_on(self, name: str, folder: Path, on_progress: OnProgress = no_progress) -> Report:
+        """Compare a version with the current one on an imagefolder. The gate is not asked, and the
+        report is kept beside those of ``evaluate``. Raises as that does."""
+        candidate, current = self.versions.get(name), self.versions.current()
+        pictures = self.prover.folder(folder)
+        report = self.prover.report(candidate, current, pictures, on_progress=on_progress)
+        file = f"{candidate.name}--{folder.resolve().name}-{pictures.fingerprint[:8]}.json"
+        compare.save_report(report, self._reports_folder() / file)
+        return report
+
+    def report(self, name: str) -> Report | None:
+        """The last report of ``evaluate`` for this version; None if there is none.
+
+        Raises:
+            UnknownVersion: if there is no such version.
+        """
+        return compare.read_report(self._report_file(self.versions.get(name)))
+
+    # The pointer
+
+    def promote(
+        self,
+        name: str,
+        force_reason: str | None = None,
+        retained: Path | None = None,
+        on_progress: OnProgress = no_progress,
+    ) -> PointerChange:
+        """Make a version the current one.
+
+        A trained version has to pass the gate, or ``force_reason`` says why it need not; that goes
+        into the history, with what the gate had against it. Every version has to load and caption
+        in a fresh process, forced or not: nothing could be served by it.
+
+        Raises:
+            PromotionRefused: with every reason; nothing has changed then.
+            PointerMoved: if another version became current meanwhile; nothing has changed then.
+            UnknownVersion: if there is none of this name.
+        """
+        if force_reason is not None and not force_reason.strip():
+            raise PromotionRefused("To force a promotion, say why: --force REASON.")
+        self._must_follow_the_pointer()
+        version, last = self.versions.get(name), self.versions.pointer.last()
+        current = self._current_name()
+        if name == current:
+            raise PromotionRefused(f"{name} is the current version already.")
+        against, reason = self._judge(version, retained, on_progress)
+        problem = self._check(version)
+        if problem:
+            against = (f"it does not load and caption in a fresh process ({problem})", *against)
+        if problem or (against and force_reason is None):
+            raise PromotionRefused(f"{name} was not promoted: {'; '.join(against)}.")
+        if against:
+            reason = f"{force_reason}; the gate had said: {'; '.join(against)}"
+        change = self.versions.set_current(
+            name, current, reason, forced=bool(against), expected=last.version if last else ""
+        )
+        logger.info("%s is the current version instead of %s: %s", name, current, reason)
+        return change
+
+    def rollback(self) -> PointerChange:
+        """Return to the version before the current one, and from there to the one before it.
+
+        Raises:
+            PromotionRefused: if there is none, or it is gone.
+            PointerMoved: if another version became current meanwhile; nothing has changed then.
+        """
+        self._must_follow_the_pointer()
+        history = self.versions.pointer.history()
+        if not history or not history[-1].previous:
+            raise PromotionRefused("There is no version to go back to: nothing was promoted yet.")
+        last = history[-1]
+        known = [one for one in history if one.version == last.previous]
+        before = known[-1].previous if known else ""
+        change = self.versions.set_current(
+            last.previous, before, f"rollback from {last.version}", expected=last.version
+        )
+        logger.info("%s is the current version again instead of %s", change.version, last.version)
+        return change
+
+    def history(self) -> list[PointerChange]:
+        """Every change of the current version, oldest first.
+
+        Raises:
+            ModelUnavailable: if the pointer's file cannot be read.
+        """
+        return self.versions.pointer.history()
+
+    def prune(self, keep: int) -> list[str]:
+        """Remove all versions of the instance folder but the ``keep`` newest, the current one and
+        the one that a rollback would return to. Returns the names of what was removed."""
+        last = self.versions.pointer.last()
+        kept = {self._current_name(), *([last.version, last.previous] if last else [])}
+        own = [one for one in self.versions.list() if self._is_own(one)]
+        kept.update(one.name for one in own[len(own) - keep :] if keep)
+        removed = [one for one in own if one.name not in kept]
+        for version in removed:
+            # Renamed first: a version is there with all its files or not at all.
+            os.replace(version.folder, version.folder.with_name(_PRUNED + version.name))
+            self.prover.cache.forget(version.name)
+        for folder in self.versions.models_folder.glob(f"{_PRUNED}*"):
+            shutil.rmtree(folder, ignore_errors=True)
+        return [version.name for version in removed]
+
+    # Steps of the above
+
+    def _judge(
+        self, version: ModelVersion, retained: Path | None, on_progress: OnProgress
+    ) -> tuple[tuple[str, ...], str]:
+        """What speaks against a version, and what speaks for it."""
+        if version.origin != "trained":
+            return (), f"{version.origin} version: promoted freely"
+        try:
+            report = self.evaluate(version.name, retained, on_progress)
+        except (TooFewRows, InvalidDataset, ModelUnavailable) as error:
+            return (f"nothing is proven ({str(error).rstrip('.')})",), ""
+        return report.refusals, described(report)
+
+    def _retained(self, version: ModelVersion, folder: Path | None) -> PictureSet | None:
+        if folder is not None:
+            return self.prover.folder(folder)
+        described = version.details.get("retain") or {}
+        if isinstance(described, str):
+            described = {"folder": described}
+        if not described.get("folder"):
+            return None
+        share = float(described.get("held_out_share", HELD_OUT_SHARE))
+        path = Path(described["folder"])
+        _, held_out = split_retained(read_imagefolder(path), share)
+        return self.prover.folder(path, held_out)
+
+    def _must_follow_the_pointer(self) -> None:
+        if self.versions.model_setting:
+            raise PromotionRefused(
+                f"CAPTIONAPP_MODEL names {self.versions.model_setting}, which goes over every "
+                "promotion. Take it out of the settings and restart the server first."
+            )
+
+    def _current_name(self) -> str:
+        try:
+            return self.versions.current().name
+        except ModelUnavailable:  # a damaged pointer or a lost folder must not bar the way out
+            return ""
+
+    def _is_own(self, version: ModelVersion) -> bool:
+        return version.folder.parent == self.versions.models_folder
+
+    def _reports_folder(self) -> Path:
+        return self.versions.models_folder.parent / "evaluations"
+
+    def _report_file(self, version: ModelVersion) -> Path:
+        if self._is_own(version):
+            return version.folder / compare.REPORT_FILE
+        return self._reports_folder() / f"{version.name}.json"  # the shipped folder is not ours
+
+
+def refusals(report: Report, settings: Settings) -> tuple[str, ...]:
+    """Why the gate does not let the candidate pass; empty if it does."""
+    return (
+        *_not_better(report, settings),
+        *_forgetful(report, settings),
+        *_collapsed(report),
+        *_not_voted_for(report, settings),
+    )
+
+
+def described(report: Report) -> str:
+    """What a report says for a candidate, for the history."""
+    said = f"better on {report.compared} held-out corrections with probability "
+    said += f"{report.probability_better or 0:.3f}"
+    if report.retained:
+        said += f", CIDEr of {report.retained.pictures} retained pictures "
+        said += f"{-report.retained.loss:+.1%}"
+    return said
+
+
+def _not_better(report: Report, settings: Settings) -> Sequence[str]:
+    if report.verdict == "better":
+        return ()
+    if report.probability_better is None:
+        return (
+            f"it cannot be told whether it is better: {report.compared} held-out corrections, and "
+            f"{settings.min_held_out} are needed (CAPTIONAPP_MIN_HELD_OUT)",
+        )
+    return (
+        f"it is not shown to be better on {report.compared} held-out corrections: CIDEr "
+        f"{report.candidate_figures.cider:.3f} against {report.current_figures.cider:.3f}, better "
+        f"with probability {report.probability_better:.3f}, and "
+        f"{settings.promote_probability:g} is asked for (CAPTIONAPP_PROMOTE_PROBABILITY)",
+    )
+
+
+def _forgetful(report: Report, settings: Settings) -> Sequence[str]:
+    if report.retained is None:
+        return (
+            "nothing says whether it has forgotten what it could: no retained pictures are known; "
+            "name a folder with --retained DIR",
+        )
+    if report.retained.loss <= settings.max_retained_loss:
+        return ()
+    return (
+        f"it is worse on {report.retained.pictures} retained pictures: CIDEr "
+        f"{report.retained.candidate_figures.cider:.3f} against "
+        f"{report.retained.current_figures.cider:.3f}, {report.retained.loss:.1%} less, and at "
+        f"most {settings.max_retained_loss:.1%} is allowed (CAPTIONAPP_MAX_RETAINED_LOSS)",
+    )
+
+
+def _collapsed(report: Report) -> Sequence[str]:
+    """Corrections may all say the same; then captions may, too."""
+
+    def reason(where: str, candidate: Figures, wanted: float) -> Sequence[str]:
+        if candidate.distinct >= DISTINCT_KEPT * wanted:
+            return ()
+        return (
+            f"it says the same of many pictures: {candidate.distinct:.0%} of its captions of "
+            f"{candidate.pictures} {where} are distinct, where {wanted:.0%} were",
+        )
+
+    wanted = min(report.current_figures.distinct, report.distinct_references)
+    found = [*reason("held-out pictures", report.candidate_figures, wanted)]
+    if report.retained:
+        before = report.retained.current_figures.distinct
+        found += reason("retained pictures", report.retained.candidate_figures, before)
+    return found
+
+
+def _not_voted_for(report: Report, settings: Settings) -> Sequence[str]:
+    votes = report.votes
+    if not settings.min_votes:
+        return ()
+    if votes.votes < settings.min_votes:
+        return (
+            f"{votes.votes} blind votes were cast, and {settings.min_votes} are needed "
+            "(CAPTIONAPP_MIN_VOTES)",
+        )
+    if votes.candidate <= votes.current:
+        return (
+            f"people preferred it {votes.candidate} times in blind votes, and "
+            f"{report.current} {votes.current} times",
+        )
+    return ()
+
+
+def problem_in_fresh_process(version: ModelVersion, settings: Settings) -> str:
+    """Why a new process cannot load the version and caption a picture with it; empty if it can."""
+    environment = {
+        name: value for name, value in os.environ.items() if name != "PROMETHEUS_MULTIPROC_DIR"
+    }
+    environment |= {
+        "CAPTIONAPP_INSTANCE": str(settings.instance),
+        "CAPTIONAPP_MODEL": str(version.folder),
+        "CAPTIONAPP_TORCH_THREADS": "1",  # other processes are serving meanwhile
+    }
+    command = [sys.executable, "-m", "flask", "--app", "wsgi", "model", "warmup"]
+    try:
+        done = subprocess.run(
+            command,
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=CHECK_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        return f"it took longer than {CHECK_SECONDS:.0f} s"
+    except OSError as error:
+        raise CaptionAppError(f"No process could be started: {error}.") from error
+    if done.returncode == 0:
+        return ""
+    lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+    return lines[-1].removeprefix("Error: ").rstrip(".")
