@@ -37,6 +37,8 @@ from captionapp.records import CaptionRecord, Held, JobState, Records
 from captionapp.results import IncomingFile, Page, PictureView, Rejected, Submission
 from captionapp.settings import Settings
 from captionapp.timing import about, timed
+from captionapp.training.dataset import FeedbackDataset, load_feedback_dataset
+from captionapp.training.split import Sides
 
 logger = logging.getLogger(__name__)
 
@@ -227,6 +229,17 @@ class Workflow:
             self.feedback.append(row)
         self.metrics.feedback_given(chosen)
         return row
+
+    # What is learned from
+
+    def feedback_dataset(self) -> FeedbackDataset:
+        """The answers so far as examples, each on its side of the split for good.
+
+        Raises:
+            FeedbackStoreError: if feedback.csv cannot be read.
+        """
+        sides = Sides(self.records, self.settings.split_seed, self.settings.held_out_share)
+        return load_feedback_dataset(self.feedback.rows(), self.store, sides)
 
     # Steps of the above
 

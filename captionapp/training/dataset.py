@@ -1,4 +1,4 @@
-"""Pictures with human captions: an imagefolder on disk -> examples.
+"""Pictures with human captions -> examples: from an imagefolder on disk, or from feedback rows.
 
 An imagefolder is a folder of pictures with a ``metadata.csv`` beside them: a column ``file_name``
 and either ``caption`` or ``caption_0`` … ``caption_n``. This is the layout that the Hub's
@@ -8,11 +8,18 @@ and either ``caption`` or ``caption_0`` … ``caption_n``. This is the layout th
 from __future__ import annotations
 
 import csv
+import hashlib
+import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from captionapp.errors import InvalidDataset
+from captionapp.errors import InvalidDataset, NotFound, TooFewRows
+from captionapp.feedback.rows import FeedbackRow, Verdict
+from captionapp.images import ImageStore
+from captionapp.training.split import Side, Sides
 
 METADATA = "metadata.csv"
 _CAPTION_COLUMN = re.compile(r"caption(_\d+)?")
@@ -85,3 +92,129 @@ def _example(folder: Path, where: str, row: dict[str, str | None], columns: list
     if not captions:
         raise InvalidDataset(f"{where}: {name} has no caption.")
     return Example(path, captions)
+
+
+@dataclass(frozen=True)
+class FeedbackExample:
+    """The latest answer about a stored picture.
+
+    ``caption`` is what the person said, normalised: the target. ``said`` is what the model said,
+    as it said it. An acceptance has both the same, but for the normalisation.
+    """
+
+    image_id: str
+    path: Path
+    caption: str
+    verdict: Verdict
+    said: str
+    model_version: str
+    side: Side
+
+    @property
+    def example(self) -> Example:
+        """The picture with its target, for training and evaluation."""
+        return Example(self.path, (self.caption,))
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A picture with an answer that is no example, and the sentence that says why."""
+
+    image_id: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class FeedbackDataset:
+    """The examples of both sides, in the order of ``image_id``.
+
+    ``fingerprint`` is the SHA-256, in hex, of what they teach: equal for equal data, in whatever
+    order the answers came. ``seed`` is that of the split.
+    """
+
+    train: tuple[FeedbackExample, ...]
+    held_out: tuple[FeedbackExample, ...]
+    skipped: tuple[Skipped, ...]
+    fingerprint: str
+    seed: int
+
+
+def load_feedback_dataset(
+    rows: Sequence[FeedbackRow], store: ImageStore, sides: Sides
+) -> FeedbackDataset:
+    """Feedback rows, oldest first, and stored pictures -> examples. New pictures get their side.
+
+    The last answer about a picture counts, whoever gave it. A picture that is missing or damaged,
+    has an answer without a word, or would tie the two sides together is skipped, with the reason.
+    """
+    latest = {row.image_id: row for row in rows}
+    skipped: dict[str, str] = {}
+    for image_id, row in latest.items():
+        if reason := _unusable(row, store):
+            skipped[image_id] = reason
+    usable = sorted(set(latest) - set(skipped))
+    assigned = sides.assign([(one, partial(store.load, one)) for one in usable])
+    examples = []
+    for image_id in usable:
+        if image_id not in assigned:
+            skipped[image_id] = _DAMAGED
+        elif (side := assigned[image_id]) is None:
+            skipped[image_id] = _TIES
+        else:
+            examples.append(_feedback_example(latest[image_id], store.path(image_id), side))
+    return FeedbackDataset(
+        train=tuple(one for one in examples if one.side is Side.TRAIN),
+        held_out=tuple(one for one in examples if one.side is Side.HELD_OUT),
+        skipped=tuple(Skipped(image_id, skipped[image_id]) for image_id in sorted(skipped)),
+        fingerprint=_fingerprint(examples),
+        seed=sides.seed,
+    )
+
+
+def require_enough(dataset: FeedbackDataset, min_train: int, min_held_out: int) -> None:
+    """Refuse a data set with fewer pictures than this on a side.
+
+    Raises:
+        TooFewRows: says how many are missing.
+    """
+    train, held_out = len(dataset.train), len(dataset.held_out)
+    if train >= min_train and held_out >= min_held_out:
+        return
+    raise TooFewRows(
+        f"{train} pictures with answers to train on and {held_out} held out: at least {min_train}"
+        f" and {min_held_out} are needed, so {max(0, min_train - train)} and"
+        f" {max(0, min_held_out - held_out)} are missing. Correct or accept more descriptions, or"
+        " bring pictures with captions in by `flask feedback import`."
+    )
+
+
+_DAMAGED = "The stored file of this picture is damaged."
+_TIES = "It is nearly the same as pictures on both sides of the split, and stays out of both."
+
+
+def _unusable(row: FeedbackRow, store: ImageStore) -> str:
+    """Why the answer can be no example; empty if it can."""
+    if not normalise_caption(row.feedback):
+        return "The answer has no word in it."
+    try:
+        store.path(row.image_id)
+    except NotFound:
+        return "The picture is no longer stored."
+    return ""
+
+
+def _feedback_example(row: FeedbackRow, path: Path, side: Side) -> FeedbackExample:
+    return FeedbackExample(
+        image_id=row.image_id,
+        path=path,
+        caption=normalise_caption(row.feedback),
+        verdict=row.verdict,
+        said=row.caption,
+        model_version=row.model_version,
+        side=side,
+    )
+
+
+def _fingerprint(examples: Sequence[FeedbackExample]) -> str:
+    content = sorted((one.image_id, one.caption, one.verdict, one.side) for one in examples)
+    return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()

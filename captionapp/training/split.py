@@ -1,0 +1,157 @@
+"""Which pictures are trained on and which only judge: for good, near-duplicates together."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import select
+from sqlalchemy.dialects.sqlite import insert
+
+from captionapp.errors import InvalidImage, NotFound
+from captionapp.records import Records
+from captionapp.tables import SideRow
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+logger = logging.getLogger(__name__)
+
+#: Bits of 64 in which the hashes of near-duplicates differ at most.
+MAX_DISTANCE = 10
+
+
+class Side(StrEnum):
+    """What a picture is for."""
+
+    TRAIN = "train"
+    HELD_OUT = "held-out"
+
+
+class Sides:
+    """The sides of all pictures that were ever part of a data set, kept in the database.
+
+    A picture never changes sides, also not when the settings change or its bytes are deleted. A
+    picture whose perceptual hash is within ``MAX_DISTANCE`` bits of one that has a side joins it;
+    one that is near both sides is left out for good. The side of a group without such neighbours
+    is drawn by hashing ``seed`` and the smallest ``image_id`` of it, so that it does not depend on
+    the order in which pictures come; ``held_out_share`` is the probability of being held out.
+    """
+
+    def __init__(self, records: Records, seed: int, held_out_share: float) -> None:
+        self.records = records
+        self.seed = seed
+        self.held_out_share = held_out_share
+
+    def assign(
+        self, pictures: Sequence[tuple[str, Callable[[], Image.Image]]]
+    ) -> dict[str, Side | None]:
+        """The side of each picture by ``image_id``; ``None`` if it is left out.
+
+        Only pictures that have no side yet are loaded. One that cannot be (NotFound, InvalidImage)
+        has no entry, and gets its side when it can.
+        """
+        known = self._known(image_id for image_id, _ in pictures)
+        hashes: dict[str, int] = {}
+        for image_id, load in pictures:
+            if image_id in known or image_id in hashes:
+                continue
+            try:
+                hashes[image_id] = perceptual_hash(load())
+            except (NotFound, InvalidImage) as error:
+                logger.warning("picture %s gets no side: %s", image_id, error)
+        if hashes:
+            known |= self._add(hashes)
+        return known
+
+    def _known(self, image_ids: Iterable[str]) -> dict[str, Side | None]:
+        with self.records.read() as session:
+            rows = session.execute(select(SideRow.image_id, SideRow.side)).all()
+        sides = {image_id: Side(side) if side else None for image_id, side in rows}
+        return {image_id: sides[image_id] for image_id in image_ids if image_id in sides}
+
+    def _add(self, hashes: dict[str, int]) -> dict[str, Side | None]:
+        """Give sides to new pictures and keep them.
+
+        In one transaction, so that two processes cannot put near-duplicates on different sides.
+        """
+        with self.records.write() as session:
+            rows = session.execute(select(SideRow.image_id, SideRow.phash, SideRow.side)).all()
+            settled = {row.image_id: (int(row.phash, 16), row.side) for row in rows}
+            new = {one: value for one, value in hashes.items() if one not in settled}
+            given = self._sides_of(new, list(settled.values()))
+            now = datetime.now(UTC).timestamp()
+            for image_id, side in given.items():
+                session.execute(
+                    insert(SideRow).values(
+                        image_id=image_id, phash=f"{new[image_id]:016x}", side=side, created_at=now
+                    )
+                )
+        others = {one: settled[one][1] for one in hashes if one in settled}
+        return given | {one: Side(side) if side else None for one, side in others.items()}
+
+    def _sides_of(
+        self, new: dict[str, int], settled: Sequence[tuple[int, str | None]]
+    ) -> dict[str, Side | None]:
+        anchors = [(value, Side(side)) for value, side in settled if side]
+        ids = sorted(new)
+        near = neighbours([new[one] for one in ids], [value for value, _ in anchors])
+        touched = [{anchors[j][1] for j in found} for found in near]
+        given: dict[str, Side | None] = {}
+        for group in groups([new[one] for one in ids]):
+            sides = set().union(*(touched[i] for i in group))
+            if len(sides) == 2:
+                side = None
+            else:
+                side = sides.pop() if sides else self._drawn(ids[group[0]])
+            given |= {ids[i]: side for i in group}
+        return given
+
+    def _drawn(self, image_id: str) -> Side:
+        digest = hashlib.sha256(f"{self.seed}:{image_id}".encode()).digest()
+        number = int.from_bytes(digest[:8], "big") / 2**64
+        return Side.HELD_OUT if number < self.held_out_share else Side.TRAIN
+
+
+def perceptual_hash(image: Image.Image) -> int:
+    """64 bits that change little when the picture is resized, recompressed or recoloured."""
+    import imagehash
+
+    return int(str(imagehash.phash(image)), 16)
+
+
+def neighbours(hashes: Sequence[int], others: Sequence[int]) -> list[list[int]]:
+    """For each hash, the places of those ``others`` that are within ``MAX_DISTANCE`` bits."""
+    import numpy as np
+
+    if not others:
+        return [[] for _ in hashes]
+    against: Any = np.array(others, dtype=np.uint64)
+    return [
+        np.flatnonzero(np.bitwise_count(against ^ np.uint64(value)) <= MAX_DISTANCE).tolist()
+        for value in hashes
+    ]
+
+
+def groups(hashes: Sequence[int]) -> list[list[int]]:
+    """The places of the hashes, in groups: near-duplicates, and theirs, are together."""
+    near = neighbours(hashes, hashes)
+    seen: set[int] = set()
+    found = []
+    for start in range(len(hashes)):
+        if start in seen:
+            continue
+        seen.add(start)
+        group, open_ends = [], [start]
+        while open_ends:
+            one = open_ends.pop()
+            group.append(one)
+            fresh = [other for other in near[one] if other not in seen]
+            seen.update(fresh)
+            open_ends += fresh
+        found.append(sorted(group))
+    return found
