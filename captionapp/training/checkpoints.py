@@ -1,0 +1,61 @@
+"""Where a training goes on after a crash: one file, whole or not there. Imports torch."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from captionapp.training.learner import Learner
+
+FILE = "checkpoint.pt"
+
+
+def save(
+    run_folder: Path,
+    learner: Learner,
+    state: dict[str, Any],
+    on_skip: Callable[[str], None],
+) -> None:
+    """Replace the checkpoint; if there is no room for it, say so and leave the old one."""
+    content = {
+        "state": state,
+        "trained": {name: p.detach() for name, p in learner.trained.items()},
+        "best": learner.best,
+        "optimizer": learner.optimizer.state_dict(),
+    }
+    path = run_folder / FILE
+    temporary = path.with_name(f"{FILE}.tmp")  # one process trains at a time
+    try:
+        with temporary.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:  # torch's writer reports a full disk as the second
+        temporary.unlink(missing_ok=True)
+        on_skip(f"A checkpoint could not be saved and is left out: {error}")
+
+
+def load(run_folder: Path, learner: Learner, on_skip: Callable[[str], None]) -> dict[str, Any]:
+    """Give the learner what was saved; the state that was saved with it, empty if nothing was."""
+    path = run_folder / FILE
+    try:
+        content = torch.load(path, weights_only=True)
+        with torch.no_grad():
+            for name, parameter in learner.trained.items():
+                parameter.copy_(content["trained"][name])
+        learner.best = content["best"]
+        learner.optimizer.load_state_dict(content["optimizer"])
+        state: dict[str, Any] = content["state"]
+    except FileNotFoundError:
+        return {}
+    except (OSError, RuntimeError, KeyError, EOFError, pickle.UnpicklingError) as error:
+        on_skip(f"{path} cannot be read, so the training begins anew: {error}")
+        return {}
+    return state

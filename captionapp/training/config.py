@@ -1,0 +1,79 @@
+"""What a fine-tuning is told and what it reports. Standard library only; the loop imports torch."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """Every hyperparameter of a fine-tuning; saved with the version that it made.
+
+    The defaults are for some tens to some thousands of corrections and a small or a base BLIP;
+    docs/training.md says what was tried.
+    """
+
+    # How long
+    epochs: float = 30.0  # passes over the corrections, at most
+    minutes: float = 0.0  # wall time of the training, at most; 0: no limit. Rates reach 0 by then
+    patience: int = 5  # looks at the held-out loss without a new best one, until it stops early
+    seed: int = 1  # of the order, the choice of captions, and the augmentation
+
+    # What is learnt
+    method: str = "auto"  # full, lora, or auto: lora where the model is large or memory short
+    learning_rate: float = 2e-4  # peak, with full fine-tuning
+    lora_learning_rate: float = 1e-3  # peak, with LoRA, whose matrices begin at nothing
+    lora_rank: int = 16  # of each pair of matrices
+    lora_alpha: int = 32  # the pairs' product counts alpha / rank times
+    warmup: float = 0.1  # share of the training in which the rate rises; a cosine to 0 follows
+    batch_size: int = 16  # corrections in a step
+    betas: tuple[float, float] = (0.9, 0.98)  # of AdamW
+    clip: float = 1.0  # longest gradient, as a norm over all weights
+    label_smoothing: float = 0.0  # share of probability given to all the other words
+    max_tokens: int = 40  # of a caption; longer ones are cut
+    bf16: bool | None = None  # bfloat16 where precision allows it; None: where it proves faster
+
+    # Light augmentation, on the training side only
+    crop: float = 0.7  # smallest share of a picture's area that is shown
+    colour: float = 0.2  # brightness, contrast and saturation change by up to this factor
+    flip: bool = True  # mirror half of the pictures whose caption says neither left nor right
+
+    # Against forgetting
+    rehearsal: float = 1.5  # rehearsed pictures in a step, for each correction
+    rehearsal_loss: float = 0.2  # weight of the captions of rehearsed pictures
+    output_penalty: float = 1.0  # weight of KL(starting version || this one) on rehearsed pictures
+    weight_penalty: float = 0.0  # pull back to the starting weights, times the rate, each step
+    rehearsed_at_most: int = 2000  # pictures of each kind that are rehearsed
+    retain_held_out: float = 0.2  # share of the --retain folder that only the gate sees
+
+    # Early stopping and safety
+    held_out_share: float = 0.1  # of the training side's corrections, for early stopping
+    min_held_out: int = 8  # fewer are no measure: then all are trained on, for all the epochs
+    checkpoint_seconds: float = 60.0  # what a crash may cost at most
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: numbers, text, None and lists."""
+        return {**asdict(self), "betas": list(self.betas)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> FinetuneConfig:
+        """The configuration that ``as_dict`` was made of."""
+        return cls(**{**values, "betas": tuple(values["betas"])})
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a training is.
+
+    ``loss`` is the mean cross-entropy a token on corrections over the last steps, in nats;
+    ``held_out_loss`` the same on corrections not trained on, at the last look, None before it.
+    """
+
+    step: int
+    steps: int
+    epoch: float
+    loss: float
+    held_out_loss: float | None
+    pictures_per_second: float
+    seconds_left: float

@@ -1,0 +1,171 @@
+"""Fine-tuning: a version and examples -> a better version. Imports torch.
+
+The loss of a step is the cross-entropy of the corrections, a little of that of the rehearsed
+pictures, and on these the divergence KL(starting version || this one) over all words at each place
+of the caption: what the corrections say nothing about is to stay as it was (Li and Hoiem 2016,
+"Learning without Forgetting"). ``weight_penalty`` is L2-SP (Li et al. 2018), apart from Adam's
+moments, as AdamW's weight decay is.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from captionapp.captioning.versions import ModelVersion
+from captionapp.errors import TrainingFailed, TrainingStopped
+from captionapp.training import checkpoints
+from captionapp.training.batches import Batches
+from captionapp.training.config import FinetuneConfig, Progress
+from captionapp.training.dataset import Example
+from captionapp.training.learner import Learner
+
+__all__ = ["FinetuneConfig", "Progress", "TrainedCheckpoint", "finetune"]
+
+#: Seconds between two reports of progress.
+REPORT_SECONDS = 1.0
+#: Share of the newest step in the loss and the speed that are reported.
+RECENT = 0.1
+
+
+@dataclass(frozen=True)
+class TrainedCheckpoint:
+    """A complete stock checkpoint in ``folder``, and what is to be told of how it was made."""
+
+    folder: Path
+    figures: dict[str, Any]
+
+
+@dataclass
+class State:
+    """Where a training is: what a checkpoint holds besides weights and Adam's moments."""
+
+    step: int = 0
+    seconds: float = 0.0  # of training, all its parts together
+    loss: float = math.nan  # of the corrections, a running mean
+    first_held_out_loss: float | None = None  # of the version that it started from
+    held_out_loss: float | None = None  # at the last look
+    best_held_out_loss: float = math.inf
+    best_step: int = 0
+    looks_without_gain: int = 0
+
+
+def finetune(
+    config: FinetuneConfig,
+    start: ModelVersion,
+    train: Sequence[Example],
+    held_out: Sequence[Example],
+    rehearsal: Sequence[Example],
+    run_folder: Path,
+    on_progress: Callable[[Progress], None],
+    should_stop: Callable[[], bool],
+    on_skip: Callable[[str], None] = lambda sentence: None,
+) -> TrainedCheckpoint:
+    """Train ``start`` on ``train``; goes on from ``run_folder``'s checkpoint if there is one.
+
+    ``held_out`` is looked at after every pass, to stop early and to choose the weights; with none,
+    the last ones are taken. The captions of ``rehearsal`` are ones that are to stay right.
+    ``on_skip`` is told, in a sentence, of what was left out: a picture, or a checkpoint.
+
+    Raises:
+        ModelUnavailable: if the starting version cannot be loaded.
+        TrainingStopped: if ``should_stop`` said so; a checkpoint has been saved.
+        TrainingFailed: if no picture can be read, the loss is no number any more, or the result
+            cannot be stored.
+    """
+    torch.manual_seed(config.seed)
+    learner = Learner(config, start)
+    batches = Batches(config, learner.processor, learner.text_config, on_skip)
+    watched = batches.as_they_are(held_out)
+    steps_a_pass = math.ceil(len(train) / config.batch_size)
+    steps = max(1, round(config.epochs * steps_a_pass))
+
+    state = State(**checkpoints.load(run_folder, learner, on_skip))
+    if watched and state.first_held_out_loss is None:
+        state.first_held_out_loss = learner.loss(watched)
+    began = time.monotonic() - state.seconds
+    saved = reported = time.monotonic()
+    speed = 0.0  # pictures a second
+    while state.step < steps and state.looks_without_gain < config.patience:
+        done = max(state.step / steps, _share_of_time(state, config))
+        if done >= 1:  # the time is up
+            break
+        step_began = time.monotonic()
+        learner.set_rate(done)
+        batch = batches.draw(state.step, train, rehearsal)
+        if batch:
+            loss = learner.learn(batch)
+            if not math.isfinite(loss):
+                raise TrainingFailed("The loss is no number any more; lower the learning rate.")
+            state.loss = loss if state.step == 0 else state.loss + RECENT * (loss - state.loss)
+            now_speed = len(batch.pixels) / (time.monotonic() - step_began)
+            speed = speed + RECENT * (now_speed - speed) if speed else now_speed
+        elif len(batches.broken) >= len({example.path for example in train}):
+            raise TrainingFailed("None of the pictures to train on can be read.")
+        state.step += 1
+        if watched and state.step % steps_a_pass == 0:
+            _look(state, learner.loss(watched), learner)
+        now = time.monotonic()
+        state.seconds = now - began
+
+        stop = should_stop()
+        if stop or now - saved > config.checkpoint_seconds:
+            checkpoints.save(run_folder, learner, asdict(state), on_skip)
+            saved = time.monotonic()
+        if stop:
+            raise TrainingStopped(f"The training was stopped after step {state.step} of {steps}.")
+        if now - reported > REPORT_SECONDS or state.step == steps:
+            reported = now
+            on_progress(_progress(state, config, steps, steps_a_pass, speed))
+
+    checkpoints.save(run_folder, learner, asdict(state), on_skip)  # storing it may fail
+    learner.take_best()
+    folder = learner.export(run_folder / "version", start)
+    figures = {**asdict(state), "steps": steps, "method": learner.method, "bf16": learner.bf16}
+    return TrainedCheckpoint(folder, _finite(figures))
+
+
+def _look(state: State, loss: float, learner: Learner) -> None:
+    """Whether the last pass was a gain for corrections that are not trained on."""
+    state.held_out_loss = loss
+    if loss < state.best_held_out_loss:
+        state.best_held_out_loss, state.best_step = loss, state.step
+        state.looks_without_gain = 0
+        learner.keep_as_best()
+    else:
+        state.looks_without_gain += 1
+
+
+def _share_of_time(state: State, config: FinetuneConfig) -> float:
+    return state.seconds / (60 * config.minutes) if config.minutes else 0.0
+
+
+def _progress(
+    state: State, config: FinetuneConfig, steps: int, steps_a_pass: int, speed: float
+) -> Progress:
+    left = state.seconds / state.step * (steps - state.step)
+    if config.minutes:
+        left = min(left, 60 * config.minutes - state.seconds)
+    return Progress(
+        step=state.step,
+        steps=steps,
+        epoch=state.step / steps_a_pass,
+        loss=state.loss,
+        held_out_loss=state.held_out_loss,
+        pictures_per_second=speed,
+        seconds_left=max(0.0, left),
+    )
+
+
+def _finite(figures: dict[str, Any]) -> dict[str, Any]:
+    """JSON has neither NaN nor infinity."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in figures.items()
+    }

@@ -1,0 +1,251 @@
+"""The model that learns: its loss, its optimizer, and the checkpoint it becomes. Imports torch."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import shutil
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from transformers import AutoProcessor, BlipForConditionalGeneration
+from transformers.utils import logging as transformers_logging
+
+from captionapp.captioning.versions import ModelVersion
+from captionapp.errors import ModelUnavailable, TrainingFailed
+from captionapp.training.batches import IGNORED, Batch
+from captionapp.training.config import FinetuneConfig
+
+#: From this many parameters on LoRA is chosen: a step of all weights costs a laptop too much.
+LORA_PARAMETERS = 150_000_000
+#: Full fine-tuning keeps weights, gradients, two moments, the starting and the best weights.
+COPIES = 6
+#: Share of the free memory that these may take; pictures and activations want some too.
+MEMORY_SHARE = 0.5
+#: BLIP's linear layers, of both halves; the words themselves are left as they are.
+LORA_LAYERS = ["qkv", "projection", "fc1", "fc2", "query", "key", "value", "dense"]
+#: Of the starting version's folder: what is said of that version, and where its weights are.
+_NOT_TAKEN = (
+    "version.json",
+    "evaluation.json",
+    "model.safetensors.index.json",
+    "pytorch_model.bin.index.json",
+)
+
+
+class Learner:
+    """``start`` as it learns. ``method`` is ``full`` or ``lora``.
+
+    Raises:
+        ModelUnavailable: if ``start`` cannot be loaded.
+    """
+
+    def __init__(self, config: FinetuneConfig, start: ModelVersion) -> None:
+        self.config = config
+        self.model, self.processor = _load(start)
+        self._precision = _precision(start.folder)
+        self.text_config: Any = self.model.config.text_config
+        parameters = sum(p.numel() for p in self.model.parameters())
+        self.method = choose_method(config.method, parameters, _free_memory())
+        self.bf16 = bf16_is_faster() if config.bf16 is None else config.bf16
+        self._peft: Any = None
+        self._start: Any = None
+        if self.method == "lora":
+            self._peft = _with_lora(self.model, config)  # changes self.model in place
+        else:
+            self._start = copy.deepcopy(self.model).requires_grad_(False)
+        self.trained = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+        self.best: dict[str, torch.Tensor] | None = None
+        self._peak = config.lora_learning_rate if self._peft else config.learning_rate
+        self.optimizer = torch.optim.AdamW(
+            self.trained.values(), lr=self._peak, betas=config.betas, weight_decay=0.0
+        )
+
+    def set_rate(self, done: float) -> None:
+        """Warm-up, then a cosine to 0; ``done`` is the share of the training that is over."""
+        warmup = self.config.warmup
+        if done < warmup:
+            share = (done + 0.01) / (warmup + 0.01)
+        else:
+            share = 0.5 * (1 + math.cos(math.pi * (done - warmup) / (1 - warmup)))
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._peak * share
+
+    def learn(self, batch: Batch) -> float:
+        """One step; the cross-entropy a token of its corrections, in nats."""
+        self.model.train()
+        config = self.config
+        real = batch.labels != IGNORED
+        rows = torch.arange(len(batch.labels))[:, None].expand_as(batch.labels)[real]
+        old = rows >= batch.corrections  # tokens of rehearsed captions
+        logits = self._logits(self.model, batch)
+        losses = F.cross_entropy(
+            logits, batch.labels[real], reduction="none", label_smoothing=config.label_smoothing
+        )
+        correction = losses[~old].mean()
+        loss = correction
+        if old.any():
+            loss = loss + config.rehearsal_loss * losses[old].mean()
+            if config.output_penalty:
+                then = self._starting_logits(batch)
+                divergence = F.kl_div(
+                    logits[old].log_softmax(-1),
+                    then.log_softmax(-1),
+                    log_target=True,
+                    reduction="batchmean",
+                )
+                loss = loss + config.output_penalty * divergence
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.trained.values(), config.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self._pull_back()
+        return float(correction)
+
+    @torch.no_grad()
+    def loss(self, batches: Iterable[Batch]) -> float:
+        """Cross-entropy a token, in nats, without smoothing."""
+        self.model.eval()
+        total, tokens = 0.0, 0
+        for batch in batches:
+            labels = batch.labels[batch.labels != IGNORED]
+            logits = self._logits(self.model, batch)
+            total += float(F.cross_entropy(logits, labels, reduction="sum"))
+            tokens += len(labels)
+        return total / tokens
+
+    def keep_as_best(self) -> None:
+        """Remember the weights as they are."""
+        self.best = {name: p.detach().clone() for name, p in self.trained.items()}
+
+    @torch.no_grad()
+    def take_best(self) -> None:
+        """Go back to the remembered weights, if there are any."""
+        for name, value in (self.best or {}).items():
+            self.trained[name].copy_(value)
+
+    def export(self, folder: Path, start: ModelVersion) -> Path:
+        """Write a complete stock checkpoint, of the precision of the starting version's.
+
+        Nothing can be learnt after this.
+
+        Raises:
+            TrainingFailed: if it cannot be stored.
+        """
+        model = self._peft.merge_and_unload() if self._peft else self.model
+        try:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            model.to(self._precision).save_pretrained(folder)
+            # As they were, tokenizer and processor see and write what the starting version's do.
+            for file in (*start.folder.glob("*.json"), *start.folder.glob("*.txt")):
+                if not (folder / file.name).exists() and file.name not in _NOT_TAKEN:
+                    shutil.copyfile(file, folder / file.name)
+        except (OSError, SafetensorError) as error:
+            raise TrainingFailed(
+                f"The version could not be stored: {error}. "
+                "`flask model finetune --resume` tries that again."
+            ) from error
+        return folder
+
+    def _starting_logits(self, batch: Batch) -> torch.Tensor:
+        """What the starting version says of the rehearsed pictures, like ``_logits``."""
+        old = batch.part(batch.corrections)
+        with torch.no_grad():
+            if self._start is not None:
+                return self._logits(self._start, old)
+            with self._peft.disable_adapter():
+                return self._logits(self.model, old)
+
+    def _logits(self, model: Any, batch: Batch) -> torch.Tensor:
+        """(m, words) of the m tokens that are no padding, row by row."""
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
+            seen = model.vision_model(pixel_values=batch.pixels)[0]
+            hidden = model.text_decoder.bert(
+                input_ids=batch.input_ids,
+                attention_mask=batch.attention_mask,
+                encoder_hidden_states=seen,
+                is_decoder=True,
+                use_cache=False,
+            )[0]
+            logits: torch.Tensor = model.text_decoder.cls(hidden[batch.labels != IGNORED])
+        return logits.float()
+
+    @torch.no_grad()
+    def _pull_back(self) -> None:
+        pull = self.config.weight_penalty * self.optimizer.param_groups[0]["lr"]
+        if pull and self._start is not None:
+            for now, then in zip(self.model.parameters(), self._start.parameters(), strict=True):
+                now.lerp_(then, pull)
+
+
+def choose_method(method: str, parameters: int, free_bytes: int) -> str:
+    """``full`` or ``lora``: what was asked for, else what fits the model and the memory."""
+    if method != "auto":
+        return method
+    too_large = parameters >= LORA_PARAMETERS
+    return "lora" if too_large or 4 * COPIES * parameters > MEMORY_SHARE * free_bytes else "full"
+
+
+def bf16_is_faster() -> bool:
+    """Whether this processor multiplies matrices faster in bfloat16, by trying."""
+
+    def seconds(precision: torch.dtype) -> float:
+        matrix = torch.ones(512, 512, dtype=precision)
+        tries = []
+        for _ in range(5):
+            began = time.perf_counter()
+            torch.mm(matrix, matrix)
+            tries.append(time.perf_counter() - began)
+        return min(tries)
+
+    return seconds(torch.bfloat16) < 0.8 * seconds(torch.float32)
+
+
+def _load(start: ModelVersion) -> tuple[Any, Any]:
+    transformers_logging.disable_progress_bar()
+    folder = str(start.folder)
+    try:
+        processor = AutoProcessor.from_pretrained(folder, backend="pil", local_files_only=True)
+        model = BlipForConditionalGeneration.from_pretrained(
+            folder, dtype=torch.float32, local_files_only=True
+        )
+    except Exception as error:  # of a broken file almost anything can be raised
+        raise ModelUnavailable(f"The version {start.name} cannot be loaded: {error}") from error
+    return model, processor
+
+
+def _with_lora(model: Any, config: FinetuneConfig) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    return get_peft_model(
+        model,
+        LoraConfig(
+            r=config.lora_rank,
+            lora_alpha=config.lora_alpha,
+            lora_dropout=0.0,
+            target_modules=LORA_LAYERS,
+        ),
+    )
+
+
+def _precision(folder: Path) -> torch.dtype:
+    """float16 if stored so, else float32: bfloat16 would round off what was learnt."""
+    try:
+        stored = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return torch.float32
+    named = (stored.get("dtype"), stored.get("torch_dtype"))  # the second by older transformers
+    return torch.float16 if "float16" in named else torch.float32
+
+
+def _free_memory() -> int:
+    import psutil
+
+    return int(psutil.virtual_memory().available)

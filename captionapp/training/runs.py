@@ -1,0 +1,320 @@
+"""Trainings as runs: one at a time across all processes, each with a folder that tells of it.
+
+A run folder holds ``state.json`` (status and process), ``progress.json`` (how far it is), ``stop``
+(somebody wants it to end), ``plan.json`` (what is trained on what), ``checkpoint.pt`` and, of a run
+that was started from the page, ``log.txt``. The lock that keeps a second training away belongs to
+the process that trains: the system lets go of it however that process ends.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from captionapp import atomic
+from captionapp.errors import CaptionAppError, NotFound, TrainingBusy, TrainingStopped
+from captionapp.training.config import Progress
+
+#: Added to the priority of a training that nobody watches: it takes what serving leaves.
+NICENESS = 15
+#: How long a started process may wait for the one that started it to let go of the lock.
+HANDOVER_SECONDS = 30.0
+#: Files of a run that only matter until the next one begins; a checkpoint may have gigabytes.
+_BULKY = ("checkpoint.pt",)
+_RUN_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RunState:
+    """A training as it is now.
+
+    ``status`` is ``running``, ``stopping`` (asked to, and about to), ``done``, ``failed``,
+    ``stopped`` (by somebody) or ``interrupted`` (its process is gone); the last three can be
+    resumed. ``started_at`` is ISO 8601 in UTC; ``message`` a sentence, or empty; ``version`` the
+    name of the version that it made.
+    """
+
+    id: str
+    status: str
+    started_at: str
+    progress: Progress | None
+    message: str
+    version: str | None
+    pid: int
+
+    @property
+    def active(self) -> bool:
+        """Whether it is under way."""
+        return self.status in ("running", "stopping")
+
+
+class Run:
+    """A run in the hands of the process that trains."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.id = folder.name
+        #: Set once the version is there.
+        self.version: str | None = None
+
+    def report(self, progress: Progress) -> None:
+        """Let others see how far it is."""
+        _try_to_write(self.folder / "progress.json", asdict(progress))
+
+    def stop_requested(self) -> bool:
+        """Whether somebody wants it to end."""
+        return (self.folder / "stop").exists()
+
+    def _set(self, status: str, message: str = "") -> None:
+        state = _read(self.folder / "state.json") or {"started_at": _now()}
+        state |= {"status": status, "message": message, "version": self.version}
+        _try_to_write(self.folder / "state.json", state | _process(os.getpid()))
+
+
+class TrainingRuns:
+    """The runs in ``folder`` (``instance/training``)."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def list(self) -> Sequence[RunState]:
+        """All runs, newest first."""
+        names = [path.parent.name for path in self.folder.glob("*/state.json")]
+        states = [self._state(name) for name in sorted(names, reverse=True) if _is_id(name)]
+        return [state for state in states if state]
+
+    def latest(self) -> RunState | None:
+        """The newest run, if there is any."""
+        return next(iter(self.list()), None)
+
+    def get(self, run_id: str) -> RunState:
+        """The run of this id.
+
+        Raises:
+            NotFound: if there is none.
+        """
+        state = self._state(run_id) if _is_id(run_id) else None
+        if state is None:
+            raise NotFound(f"There is no training {run_id}.")
+        return state
+
+    def request_stop(self, run_id: str) -> None:
+        """Have a run save what it has and end, soon; nothing happens if it is not under way.
+
+        Raises:
+            NotFound: if there is no such run.
+        """
+        if self.get(run_id).active:
+            (self.folder / run_id / "stop").touch()
+
+    def start_detached(self, arguments: Sequence[str]) -> RunState:
+        """Start ``flask model finetune`` with these arguments as a process of its own.
+
+        It has its own session, so that it outlives this process and its signals, and a low
+        priority; what it prints goes to the run's ``log.txt``.
+
+        Raises:
+            TrainingBusy: if one is under way.
+            OSError: if the process or its folder cannot be made.
+        """
+        with self._alone(0):
+            run = self._new()
+            with (run.folder / "log.txt").open("wb") as log:
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "flask", "--app", "wsgi", "model", "finetune"]
+                    + ["--run", run.id, *arguments],
+                    cwd=Path(__file__).resolve().parents[2],
+                    env=self._environment(),
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    **_own_session(),
+                )
+            # It waits for the lock, so this is written before it writes anything.
+            state = {"status": "running", "started_at": _now(), "message": "", "version": None}
+            _write(run.folder / "state.json", state | _process(process.pid))
+        return self.get(run.id)
+
+    @contextmanager
+    def begin(self, run_id: str | None = None) -> Iterator[Run]:
+        """Be the one training, as a new run or as one that was there before; keep its state.
+
+        What ends the block decides: ``TrainingStopped`` makes the run stopped, another error
+        failed, and its end done.
+
+        Raises:
+            TrainingBusy: if one is under way.
+            NotFound: if there is no such run.
+            OSError: if the folder cannot be written.
+        """
+        with self._alone(HANDOVER_SECONDS if run_id else 0, itself=run_id):
+            run = self._new() if run_id is None else Run(self.folder / self.get(run_id).id)
+            (run.folder / "stop").unlink(missing_ok=True)
+            run._set("running")
+            self._tidy(run)
+            try:
+                yield run
+            except TrainingStopped as error:
+                run._set("stopped", str(error))
+                raise
+            except CaptionAppError as error:
+                run._set("failed", str(error))
+                raise
+            except BaseException as error:
+                run._set("failed", f"The training ended with {type(error).__name__}: {error}")
+                raise
+            run._set("done")
+            for name in _BULKY:
+                (run.folder / name).unlink(missing_ok=True)
+
+    @contextmanager
+    def _alone(self, seconds: float, itself: str | None = None) -> Iterator[None]:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(self.folder / "training.lock", timeout=seconds):
+                # One that was just started has not got the lock yet.
+                others = [state for state in self.list() if state.active and state.id != itself]
+                if others:
+                    raise TrainingBusy(_busy(others[0]))
+                yield
+        except Timeout as error:
+            latest = self.latest()
+            raise TrainingBusy(_busy(latest)) from error
+
+    def _new(self) -> Run:
+        stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+        run = Run(self.folder / f"{stamp}-{uuid.uuid4().hex[:4]}")
+        run.folder.mkdir()
+        return run
+
+    def _tidy(self, run: Run) -> None:
+        """Only the newest run can be resumed; the others' checkpoints would fill the disk."""
+        for name in _BULKY:
+            for file in self.folder.glob(f"*/{name}*"):
+                if file.parent != run.folder or file.suffix == ".tmp":
+                    file.unlink(missing_ok=True)
+
+    def _environment(self) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if name not in _SERVER_ONLY}
+        return kept | {"CAPTIONAPP_INSTANCE": str(self.folder.parent.resolve())}
+
+    def _state(self, run_id: str) -> RunState | None:
+        folder = self.folder / run_id
+        state = _read(folder / "state.json")
+        if state is None:
+            return None
+        status, message = str(state["status"]), str(state["message"])
+        if status == "running":
+            if not _lives(state):
+                status, message = "interrupted", message or _last_line(folder / "log.txt")
+            elif (folder / "stop").exists():
+                status = "stopping"
+        progress = _read(folder / "progress.json")
+        return RunState(
+            id=run_id,
+            status=status,
+            started_at=str(state["started_at"]),
+            progress=Progress(**progress) if progress else None,
+            message=message,
+            version=state["version"],
+            pid=int(state["pid"]),
+        )
+
+
+#: Of the server's environment; the process of a training must not count among its workers.
+_SERVER_ONLY = ("PROMETHEUS_MULTIPROC_DIR", "SERVER_SOFTWARE", "GUNICORN_CMD_ARGS")
+
+
+def lower_priority() -> None:
+    """Give way to everything else on this machine, from now on."""
+    import psutil
+
+    process = psutil.Process()
+    try:
+        process.nice(psutil.BELOW_NORMAL_PRIORITY_CLASS if sys.platform == "win32" else NICENESS)
+    except (psutil.Error, OSError) as error:  # it trains all the same
+        logger.warning("the priority of the training could not be lowered: %s", error)
+
+
+def _own_session() -> dict[str, Any]:
+    if sys.platform == "win32":
+        flags = subprocess.DETACHED_PROCESS | subprocess.CREATE_NEW_PROCESS_GROUP
+        return {"creationflags": flags}
+    return {"start_new_session": True}
+
+
+def _process(pid: int) -> dict[str, Any]:
+    """What tells this process from a later one of the same number."""
+    import psutil
+
+    try:
+        return {"pid": pid, "pid_since": psutil.Process(pid).create_time()}
+    except psutil.Error:
+        return {"pid": pid, "pid_since": 0.0}
+
+
+def _lives(state: dict[str, Any]) -> bool:
+    import psutil
+
+    try:
+        process = psutil.Process(int(state["pid"]))
+        same = abs(process.create_time() - float(state["pid_since"])) < 5
+        return same and bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
+
+
+def _busy(other: RunState | None) -> str:
+    since = f" since {other.started_at} (process {other.pid})" if other and other.active else ""
+    return f"A training is under way{since}; there is one at a time. Wait for it, or stop it."
+
+
+def _is_id(name: str) -> bool:
+    return bool(_RUN_ID.fullmatch(name))
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    atomic.write(path, json.dumps(content, indent=2, ensure_ascii=False).encode())
+
+
+def _try_to_write(path: Path, content: dict[str, Any]) -> None:
+    """A full disk must not end a training because its progress cannot be told."""
+    try:
+        _write(path, content)
+    except OSError as error:
+        logger.warning("%s could not be written: %s", path, error)
+
+
+def _last_line(log: Path) -> str:
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+    except OSError:
+        return ""
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

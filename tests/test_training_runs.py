@@ -1,0 +1,160 @@
+"""One training at a time, whoever starts it, and what others can see of it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from captionapp import atomic
+from captionapp.errors import NotFound, TrainingBusy, TrainingFailed, TrainingStopped
+from captionapp.training.config import Progress
+from captionapp.training.runs import TrainingRuns
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from captionapp.training.runs import TrainingRuns
+with TrainingRuns(Path(sys.argv[1])).begin() as run:
+    print(run.id, flush=True)
+    time.sleep(60)
+"""
+PROGRESS = Progress(3, 10, 0.5, 2.25, None, 12.0, 60.0)
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> TrainingRuns:
+    return TrainingRuns(tmp_path / "instance" / "training")
+
+
+@contextmanager
+def training_elsewhere(runs: TrainingRuns) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """Another process that trains until it is killed."""
+    command = [sys.executable, "-c", HOLD, str(runs.folder)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout
+        yield process.stdout.readline().strip(), process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_run_tells_how_it_goes_and_how_it_ended(runs: TrainingRuns) -> None:
+    assert runs.latest() is None
+    with runs.begin() as run:
+        run.report(PROGRESS)
+        now = runs.get(run.id)
+        assert (now.status, now.progress, now.pid) == ("running", PROGRESS, os.getpid())
+        assert now.active and now.version is None
+        run.version = "trained-1"
+    done = runs.latest()
+    assert done and (done.id, done.status, done.version) == (run.id, "done", "trained-1")
+    assert not done.active
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "message"),
+    [
+        (TrainingStopped("The training was stopped after step 3."), "stopped", "after step 3"),
+        (TrainingFailed("The loss is no number any more."), "failed", "no number"),
+        (RuntimeError("shapes differ"), "failed", "RuntimeError: shapes differ"),
+        (KeyboardInterrupt(), "failed", "KeyboardInterrupt"),
+    ],
+)
+def test_what_ends_a_training_is_its_status(
+    runs: TrainingRuns, error: BaseException, status: str, message: str
+) -> None:
+    with pytest.raises(type(error)), runs.begin():
+        raise error
+    latest = runs.latest()
+    assert latest and latest.status == status and message in latest.message
+
+
+def test_a_second_training_is_refused_whatever_process_asks(runs: TrainingRuns) -> None:
+    with training_elsewhere(runs) as (run_id, process):
+        with pytest.raises(TrainingBusy, match=f"process {process.pid}"), runs.begin():
+            pass
+        with pytest.raises(TrainingBusy):
+            runs.start_detached([])
+        assert [state.id for state in runs.list()] == [run_id]
+    with runs.begin() as run:  # the lock went with the process that was killed
+        assert run.id != run_id
+    assert runs.get(run_id).status == "interrupted"
+
+
+def test_a_process_that_nobody_waited_for_does_not_train(runs: TrainingRuns) -> None:
+    with training_elsewhere(runs) as (run_id, process):
+        assert runs.get(run_id).status == "running"
+        process.send_signal(signal.SIGKILL)
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it stays, as a zombie
+        assert runs.get(run_id).status == "interrupted"
+
+
+def test_another_process_of_the_same_number_is_not_the_training(
+    runs: TrainingRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with runs.begin() as run:
+        import psutil
+
+        since = psutil.Process().create_time()
+        monkeypatch.setattr(psutil.Process, "create_time", lambda self: since + 3600)
+        assert runs.get(run.id).status == "interrupted"
+
+
+def test_stopping_is_asked_for_by_a_file(runs: TrainingRuns) -> None:
+    with runs.begin() as run:
+        assert not run.stop_requested()
+        runs.request_stop(run.id)
+        assert run.stop_requested()
+        assert runs.get(run.id).status == "stopping"
+    runs.request_stop(run.id)  # too late, and no error
+    with runs.begin(run.id) as again:  # a run that is resumed is not stopped by an old wish
+        assert not again.stop_requested()
+        assert runs.get(run.id).status == "running"
+
+
+@pytest.mark.parametrize("run_id", ["20260101-000000-abcd", "../models", "", "training.lock"])
+def test_only_runs_are_runs(runs: TrainingRuns, run_id: str) -> None:
+    (runs.folder.parent / "models").mkdir(parents=True)
+    (runs.folder.parent / "models" / "state.json").write_text("{}")
+    with pytest.raises(NotFound):
+        runs.get(run_id)
+    with pytest.raises(NotFound):
+        runs.request_stop(run_id)
+
+
+def test_a_checkpoint_lasts_until_the_next_training(runs: TrainingRuns) -> None:
+    with pytest.raises(TrainingStopped), runs.begin() as first:
+        (first.folder / "checkpoint.pt").write_bytes(b"1")
+        raise TrainingStopped("Stopped.")
+    with pytest.raises(TrainingStopped), runs.begin(first.id):
+        assert (first.folder / "checkpoint.pt").exists()
+        raise TrainingStopped("Stopped again.")
+    with pytest.raises(TrainingStopped), runs.begin() as second:
+        assert not (first.folder / "checkpoint.pt").exists()
+        (second.folder / "checkpoint.pt").write_bytes(b"2")
+        raise TrainingStopped("Stopped.")
+    with runs.begin(second.id):
+        pass
+    assert not (second.folder / "checkpoint.pt").exists()  # it is done
+
+
+def test_a_full_disk_does_not_end_a_training(
+    runs: TrainingRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: Any, **options: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with runs.begin() as run:
+        monkeypatch.setattr(atomic, "write", full)
+        run.report(PROGRESS)
+    assert runs.get(run.id).progress is None
