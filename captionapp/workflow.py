@@ -33,12 +33,16 @@ from captionapp.feedback.repository import (
 from captionapp.images import ImageLimits, ImageStore, ValidatedImage, decode
 from captionapp.jobs import CaptionJobs, options_of
 from captionapp.metrics import Metrics
+from captionapp.promotion import Promotion
 from captionapp.records import CaptionRecord, Held, JobState, Records
 from captionapp.results import IncomingFile, Page, PictureView, Rejected, Submission
 from captionapp.settings import Settings
 from captionapp.timing import about, timed
+from captionapp.training.caption_cache import CaptionCache
 from captionapp.training.dataset import FeedbackDataset, load_feedback_dataset
+from captionapp.training.proof import Prover
 from captionapp.training.split import Sides
+from captionapp.votes import Votes
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +77,14 @@ class Workflow:
             max_pixels=settings.max_megapixels * 1_000_000,
         )
         self.jobs = CaptionJobs(settings, records, store, service, queue, metrics)
+        prover = Prover(
+            settings,
+            service.load_version,
+            CaptionCache(settings.instance / "evaluations" / "captions.db"),
+            self.feedback_dataset,
+            Votes(records).tally,
+        )
+        self.promotion = Promotion(settings, versions, prover)
         self._next_sweep = 0.0
 
     def close(self, timeout: float) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -151,3 +152,99 @@ def test_a_loaded_service_follows_by_itself(monkeypatch: pytest.MonkeyPatch) -> 
     until(lambda: loaded.captioner().model_version == "v2")
     loaded.close()
     until(lambda: loaded._follower is not None and not loaded._follower.is_alive())
+
+
+def test_the_next_version_is_tried_at_once_after_one_that_fails() -> None:
+    def load(version: ModelVersion) -> FakeCaptioner:
+        if version.name == "v2":
+            raise ModelUnavailable("half a file")
+        return fake(version)
+
+    loaded = service(load, retry_seconds=60)
+    loaded.captioner()
+    loaded.versions.name = "v2"  # type: ignore[attr-defined]
+    assert not loaded.follow()
+    loaded.versions.name = "v3"  # type: ignore[attr-defined]
+    assert loaded.follow()
+    assert loaded.captioner().model_version == "v3"
+    loaded.close()
+
+
+def test_a_process_without_a_model_takes_the_next_version_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("captionapp.captioning.service.FOLLOW_SECONDS", 0.02)
+
+    def load(version: ModelVersion) -> FakeCaptioner:
+        if version.name == "v1":
+            raise ModelUnavailable("half a file")
+        return fake(version)
+
+    broken = service(load, retry_seconds=60)
+    with pytest.raises(ModelUnavailable):
+        broken.captioner()
+    assert not broken.ready()
+    broken.versions.name = "v2"  # type: ignore[attr-defined]
+    until(broken.ready)
+    assert (broken.state, broken.captioner().model_version) == ("ready", "v2")
+    broken.close()
+
+
+def test_a_version_that_makes_no_caption_is_forgotten_with_the_swap() -> None:
+    loaded = service(lambda v: FakeCaptioner(v.name, ["a dog" if v.name == "v2" else KeyError()]))
+    with pytest.raises(ModelUnavailable):
+        loaded.warm_up()
+    loaded.versions.name = "v2"  # type: ignore[attr-defined]
+    assert loaded.follow()
+    assert (loaded.state, loaded.failure, loaded.ready()) == ("ready", None, True)
+    loaded.close()
+
+
+def test_the_old_model_is_gone_and_its_memory_returned_once_nobody_uses_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    returned: list[int] = []
+    monkeypatch.setattr(
+        "captionapp.captioning.service._return_memory", lambda: returned.append(len(returned))
+    )
+    loaded = service(fake)
+    batch_under_way = loaded.captioner()
+    old = weakref.ref(batch_under_way)
+    loaded.versions.name = "v2"  # type: ignore[attr-defined]
+    assert loaded.follow()
+    loaded.follow()
+    assert old() is batch_under_way and not returned
+    del batch_under_way
+    assert old() is None
+    loaded.follow()
+    loaded.follow()
+    assert returned == [0]
+    loaded.close()
+
+
+def test_a_version_that_is_not_served_can_be_loaded_beside() -> None:
+    loaded = service(fake)
+    other = ModelVersion("other", Path("nowhere"), "trained", "2026-01-01T00:00:00Z")
+    assert loaded.load_version(other).model_version == "other"
+    assert (loaded.load_count, loaded.state) == (0, "idle")
+    loaded.close()
+
+
+def test_a_pointer_that_cannot_be_read_leaves_the_old_one_serving(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    loaded = service(fake)
+    loaded.captioner()
+
+    def fail() -> ModelVersion:
+        raise ModelUnavailable("current.json cannot be read")
+
+    monkeypatch.setattr(loaded.versions, "current", fail)
+    assert not loaded.follow()
+    assert not loaded.follow()
+    assert loaded.captioner().model_version == "v1"
+    assert len(caplog.records) == 1
+    monkeypatch.undo()
+    loaded.versions.name = "v2"  # type: ignore[attr-defined]
+    assert loaded.follow()
+    loaded.close()

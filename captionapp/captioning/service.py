@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,8 +18,9 @@ from captionapp.errors import CaptionAppError, ModelUnavailable
 
 logger = logging.getLogger(__name__)
 
-#: How often a process looks whether another version has become current.
-FOLLOW_SECONDS = 2.0
+#: How often a process looks whether another version has become current; together with the load it
+#: has to stay within 5 seconds.
+FOLLOW_SECONDS = 0.5
 LOADING = "The model is being loaded. Try again in a moment."
 LOADING_RETRY_SECONDS = 5.0
 
@@ -49,7 +52,11 @@ class ModelService:
         self._captioner: Captioner | None = None
         self._failure: ModelUnavailable | None = None
         self._retry_at = 0.0
+        #: The version that could not be loaded last; another one is tried at once.
+        self._unfit = ""
         self._follow_at = 0.0
+        #: The captioner that was swapped for another, while somebody still uses it.
+        self._old: weakref.ref[Captioner] | None = None
         self._loading = False
         self._proven = False
         self._lock = threading.Lock()
@@ -105,7 +112,7 @@ class ModelService:
                 raise
             finally:
                 self._loading = False
-            self._start_following()
+                self._start_following()
             return self._captioner
         finally:
             self._lock.release()
@@ -153,37 +160,51 @@ class ModelService:
             self._loader.start()
 
     def follow(self) -> bool:
-        """Load the version that has become current, beside the old one, and swap.
+        """Load the version that has become current, beside the old one, and swap between two
+        batches: the one under way keeps the captioner that it began with.
 
         Returns whether it swapped. If the new one cannot be loaded, the old one goes on serving,
-        and it is tried again after ``retry_seconds``.
+        and it is tried again after ``retry_seconds``. Where nothing could be loaded yet, another
+        version than the one that failed is tried at once.
         """
-        serving = self._captioner
-        if serving is None or time.monotonic() < self._follow_at:
-            return False  # without a captioner, the first load takes what is current then
+        self._tidy_up()
         try:
-            if self.versions.current().name == serving.model_version:
-                return False
-            newer = self._loaded()
+            version = self.versions.current()
+        except ModelUnavailable as error:
+            self._put_off("", error)
+            return False
+        if version.name == self._unfit and time.monotonic() < self._follow_at:
+            return False
+        serving = self._captioner
+        if serving is None:
+            if self._failure is not None and version.name != self._unfit:
+                self._retry_at = 0.0
+                self.start_loading()
+            return False
+        if version.name == serving.model_version:
+            return False
+        try:
+            newer = self.load_version(version)
             newer.caption([_test_picture()], DecodeOptions())
         except Exception as error:
-            self._follow_at = time.monotonic() + self.retry_seconds
-            known = isinstance(error, CaptionAppError)
-            logger.error("still serving %s: %s", serving.model_version, error, exc_info=not known)
+            self._put_off(version.name, error)
             return False
+        self.load_count += 1
         with self._lock:
             self._captioner = newer
+            self._proven, self._failure, self._unfit = True, None, ""
+        self._old = weakref.ref(serving)
         logger.info("serving %s instead of %s", newer.model_version, serving.model_version)
         return True
 
-    def close(self) -> None:
-        """Stop following; the model goes with the process."""
-        self._closed.set()
+    def load_version(self, version: ModelVersion) -> Captioner:
+        """A captioner of its own for any version; what is served is not touched.
 
-    def _loaded(self) -> Captioner:
-        version = self.versions.current()
+        Raises:
+            ModelUnavailable: if it cannot be loaded.
+        """
         try:
-            captioner = self._load(version)
+            return self._load(version)
         except ModelUnavailable:
             logger.exception("version %s cannot be loaded", version.name)
             raise
@@ -192,8 +213,34 @@ class ModelService:
             raise ModelUnavailable(
                 f"The model {version.name} cannot be loaded.", self.retry_seconds
             ) from error
+
+    def close(self) -> None:
+        """Stop following; the model goes with the process."""
+        self._closed.set()
+
+    def _loaded(self) -> Captioner:
+        self._unfit = ""
+        version = self.versions.current()
+        self._unfit = version.name
+        captioner = self.load_version(version)
+        self._unfit = ""
         self.load_count += 1
         return captioner
+
+    def _put_off(self, name: str, error: Exception) -> None:
+        """Go on with what there is, and try this version again later."""
+        if name == self._unfit and time.monotonic() < self._follow_at:
+            return
+        self._unfit, self._follow_at = name, time.monotonic() + self.retry_seconds
+        known = isinstance(error, CaptionAppError)
+        serving = self._captioner.model_version if self._captioner else "nothing"
+        logger.error("still serving %s: %s", serving, error, exc_info=not known)
+
+    def _tidy_up(self) -> None:
+        """Give the memory of the old model back, once the last batch has let go of it."""
+        if self._old is not None and self._old() is None:
+            self._old = None
+            _return_memory()
 
     def _warm_up_quietly(self) -> None:
         try:
@@ -211,6 +258,14 @@ class ModelService:
     def _follow(self) -> None:
         while not self._closed.wait(FOLLOW_SECONDS):
             self.follow()
+
+
+def _return_memory() -> None:
+    """Have the C library return what is free: glibc keeps freed weights for later otherwise."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (AttributeError, OSError, TypeError):  # another C library, which does as it does
+        logger.debug("memory is left to the C library")
 
 
 def _test_picture() -> Image.Image:
