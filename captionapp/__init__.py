@@ -92,10 +92,11 @@ def _workflow(chosen: Settings) -> Workflow:
     from captionapp.workflow import Workflow
 
     def load_captioner(version: ModelVersion) -> Captioner:
-        from captionapp.captioning.blip import BlipCaptioner  # imports torch
+        from captionapp.captioning.blip import BlipCaptioner, EngineOptions  # imports torch
 
+        options = EngineOptions(chosen.threads_of_model(), chosen.precision, instance / "engine")
         with metrics.model_load(version.name):
-            return BlipCaptioner.load(version.folder, version.name, chosen.threads_of_model())
+            return BlipCaptioner.load(version.folder, version.name, options)
 
     metrics = Metrics()
     instance = chosen.instance

@@ -104,6 +104,13 @@ class Settings(BaseModel):
     torch_threads: Annotated[
         int, Field(ge=0, le=1024, description="Threads of a worker's model; 0: cores / workers.")
     ] = 0
+    precision: Annotated[
+        Literal["auto", "fp32", "bf16"],
+        Field(
+            description="Number format of the model; auto: bf16 where the processor computes it. "
+            "It serves only if it says what fp32 says."
+        ),
+    ] = "auto"
 
     num_beams: Annotated[int, Field(description="Beams of the search, 1 to 8; 1 is greedy.")] = 3
     max_new_tokens: Annotated[

@@ -13,15 +13,15 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import BlipForConditionalGeneration
 
-from captionapp.captioning.blip import BlipCaptioner, _tidy
+from captionapp.captioning.blip import BlipCaptioner, EngineOptions, _tidy
 from captionapp.captioning.captioner import DecodeOptions
+from captionapp.captioning.engine import check
 from captionapp.errors import CaptionFailed, InvalidOptions, ModelUnavailable
 from tests.conftest import draw
-from tests.tiny_blip import WORDS, make_tiny_blip
+from tests.tiny_blip import WORDS, make_tiny_blip, make_wordy_blip
 
-#: Likely enough that captions end, and not at once.
-END_BIAS = 1.0
 PICTURES = [draw("red"), draw("blue", (30, 80)), draw("white", (200, 20))]
 
 
@@ -31,33 +31,39 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def captioner(checkpoint: Path) -> BlipCaptioner:
-    """It writes whole words only, so that its texts can be told apart into tokens again, and ends
-    its captions by itself."""
-    loaded = BlipCaptioner.load(checkpoint, "tiny-1")
-    words = loaded.processor.tokenizer(WORDS, is_split_into_words=True, add_special_tokens=False)
-    head = loaded.model.text_decoder.cls.predictions
-    with torch.no_grad():
-        head.decoder.weight.mul_(40)  # random weights hardly tell one word from another
-        head.decoder.bias.fill_(-100)
-        head.decoder.bias[words.input_ids] = 0
-        head.decoder.bias[loaded.model.config.text_config.sep_token_id] = END_BIAS
-    return loaded
+def wordy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_wordy_blip(tmp_path_factory.mktemp("wordy"))
 
 
-def plain_probability(captioner: BlipCaptioner, text: str, image: Any, prompt: str) -> float:
+@pytest.fixture(scope="session")
+def plain(wordy: Path) -> Any:
+    """Stock transformers' model of it."""
+    return BlipForConditionalGeneration.from_pretrained(wordy).eval()
+
+
+@pytest.fixture(scope="session")
+def captioner(wordy: Path) -> BlipCaptioner:
+    return BlipCaptioner.load(wordy, "tiny-1")
+
+
+def plain_probability(
+    model: Any, captioner: BlipCaptioner, text: str, image: Any, options: DecodeOptions
+) -> float:
     """exp(mean log p) computed step by step: one forward pass for every token of the caption."""
     tokens = captioner.processor.tokenizer(text, add_special_tokens=False).input_ids
-    given = captioner.processor.tokenizer(prompt, add_special_tokens=False).input_ids
-    text_config = captioner.model.config.text_config
+    given = captioner.processor.tokenizer(options.prompt, add_special_tokens=False).input_ids
+    text_config = model.config.text_config
     prefix = [text_config.bos_token_id, *given]
     assert tokens[: len(given)] == given
+    own = tokens[len(given) :]
+    if len(own) < options.max_new_tokens:  # or it was cut off
+        own.append(text_config.sep_token_id)
     pixels = captioner.processor.image_processor(images=image, return_tensors="pt").pixel_values
     log_p = []
     with torch.inference_mode():
-        states = captioner.model.vision_model(pixels).last_hidden_state
-        for token in [*tokens[len(given) :], text_config.sep_token_id]:
-            logits = captioner.model.text_decoder(
+        states = model.vision_model(pixels).last_hidden_state
+        for token in own:
+            logits = model.text_decoder(
                 input_ids=torch.tensor([prefix]), encoder_hidden_states=states
             ).logits[0, -1]
             log_p.append(float(logits.double().log_softmax(0)[token]))
@@ -76,18 +82,13 @@ def plain_probability(captioner: BlipCaptioner, text: str, image: Any, prompt: s
     ],
     ids=["greedy", "beams", "prompt", "penalties", "bad words"],
 )
-def test_probability_is_the_plain_model_s(captioner: BlipCaptioner, options: DecodeOptions) -> None:
+def test_probability_is_the_plain_model_s(
+    plain: Any, captioner: BlipCaptioner, options: DecodeOptions
+) -> None:
     captions = captioner.caption(PICTURES, options)
-    compared = 0
     for caption, image in zip(captions, PICTURES, strict=True):
-        tokens = captioner.processor.tokenizer(caption.text, add_special_tokens=False).input_ids
-        prompt = captioner.processor.tokenizer(options.prompt, add_special_tokens=False).input_ids
-        if len(tokens) - len(prompt) >= options.max_new_tokens:
-            continue  # cut off: no end token was written
-        expected = plain_probability(captioner, caption.text, image, options.prompt)
+        expected = plain_probability(plain, captioner, caption.text, image, options)
         assert caption.probability == pytest.approx(expected, rel=1e-3)
-        compared += 1
-    assert compared
 
 
 def test_a_caption_says_where_it_came_from_and_is_the_same_every_time(
@@ -159,11 +160,14 @@ def test_a_prompt_the_model_cannot_read_is_refused_and_not_shortened(
         captioner.caption(PICTURES[:1], DecodeOptions(prompt=prompt))
 
 
-def test_a_prompt_without_a_word_of_the_model_is_no_caption(checkpoint: Path) -> None:
-    mute = BlipCaptioner.load(checkpoint, "mute")
-    with torch.no_grad():
-        end = mute.model.config.text_config.sep_token_id
-        mute.model.text_decoder.cls.predictions.decoder.bias[end] = 100
+def test_a_prompt_without_a_word_of_the_model_is_no_caption(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(checkpoint, tmp_path / "mute"))
+    state = load_file(folder / "model.safetensors")
+    state["text_decoder.cls.predictions.bias"][end_token(checkpoint)] = 100
+    save_file(state, folder / "model.safetensors", {"format": "pt"})
+    mute = BlipCaptioner.load(folder, "mute")
     for prompt in ("", "a dog"):
         with pytest.raises(CaptionFailed):
             mute.caption(PICTURES[:1], DecodeOptions(prompt=prompt))
@@ -185,6 +189,11 @@ def test_a_bad_word_cannot_forbid_the_end_of_a_caption(captioner: BlipCaptioner)
 )
 def test_words_that_the_tokenizer_took_apart_are_joined(decoded: str, tidy: str) -> None:
     assert _tidy(decoded) == tidy
+
+
+def end_token(checkpoint: Path) -> int:
+    config = json.loads((checkpoint / "config.json").read_text())
+    return int(config["text_config"]["sep_token_id"])
 
 
 def with_generation_config(checkpoint: Path, folder: Path, **settings: Any) -> Path:
@@ -335,12 +344,15 @@ def test_a_broken_checkpoint_is_unavailable_and_never_random(
 
 
 def test_half_precision_weights_are_computed_in_single(checkpoint: Path, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(checkpoint, tmp_path / "half"))
-    file = folder / "model.safetensors"
-    save_file({k: v.half() for k, v in load_file(file).items()}, file, {"format": "pt"})
-    half = BlipCaptioner.load(folder, "half")
-    assert {weight.dtype for weight in half.model.parameters()} == {torch.float32}
-    assert half.caption(PICTURES[:1], DecodeOptions())[0].text
+    """The same weights written in single say exactly the same."""
+    said = []
+    rounded = {k: v.half() for k, v in load_file(checkpoint / "model.safetensors").items()}
+    for dtype in (torch.float16, torch.float32):
+        folder = Path(shutil.copytree(checkpoint, tmp_path / str(dtype)))
+        state = {k: v.to(dtype) for k, v in rounded.items()}
+        save_file(state, folder / "model.safetensors", {"format": "pt"})
+        said += BlipCaptioner.load(folder, "half").caption(PICTURES[:1], DecodeOptions())
+    assert (said[0].text, said[0].probability) == (said[1].text, said[1].probability)
 
 
 def test_the_layout_of_old_checkpoints_on_the_hub_is_read(checkpoint: Path, tmp_path: Path) -> None:
@@ -380,3 +392,34 @@ def test_loading_and_captioning_ask_no_network(
     monkeypatch.setattr("socket.socket.connect", refuse)
     monkeypatch.setattr("socket.getaddrinfo", refuse)
     BlipCaptioner.load(checkpoint, "offline").caption(PICTURES[:1], DecodeOptions())
+
+
+def test_bf16_serves_after_a_check_that_is_made_once(
+    wordy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = EngineOptions(precision="bf16", folder=tmp_path / "engine")
+    first = BlipCaptioner.load(wordy, "tiny-1", options)
+    monkeypatch.setattr(check, "compare", lambda *_: pytest.fail("the check was made again"))
+    second = BlipCaptioner.load(wordy, "tiny-1", options)
+    assert first.engine == second.engine == "torch bf16"
+    one, other = (x.caption(PICTURES[:1], DecodeOptions())[0] for x in (first, second))
+    assert (one.text, one.probability) == (other.text, other.probability)
+
+
+def test_bf16_that_says_something_else_does_not_serve(
+    wordy: Path, captioner: BlipCaptioner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = check.Verdict(False, 40, 0.5, 1.0, 3.0)
+    monkeypatch.setattr(check, "compare", lambda *_: failed)
+    options = EngineOptions(precision="bf16", folder=tmp_path / "engine")
+    for _ in range(2):  # the second time from the verdict that was kept
+        loaded = BlipCaptioner.load(wordy, "tiny-1", options)
+        assert loaded.engine == "torch fp32"
+        (caption,) = loaded.caption(PICTURES[:1], DecodeOptions())
+        (expected,) = captioner.caption(PICTURES[:1], DecodeOptions())
+        assert (caption.text, caption.probability) == (expected.text, expected.probability)
+
+
+def test_fp32_needs_no_check(wordy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "compare", lambda *_: pytest.fail("fp32 was compared with itself"))
+    assert BlipCaptioner.load(wordy, "tiny-1").engine == "torch fp32"

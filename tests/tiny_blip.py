@@ -10,6 +10,8 @@ WORDS = (
     "a an the of on in with and is are dog cat ball man woman child red blue green small large "
     "runs sits plays jumps grass water snow street beach park near photo picture"
 ).split()
+#: Likely enough that captions end, and not at once.
+END_BIAS = 3.0
 
 
 def make_tiny_blip(folder: Path) -> Path:
@@ -69,4 +71,28 @@ def make_tiny_blip(folder: Path) -> Path:
     model.save_pretrained(folder)
     processor = BlipProcessor(BlipImageProcessorPil(size={"height": 32, "width": 32}), tokenizer)
     processor.save_pretrained(folder)
+    return folder
+
+
+def make_wordy_blip(folder: Path) -> Path:
+    """One that tells its words apart, writes whole words only, so that its texts can be taken
+    apart into tokens again, and ends its captions by itself, not all at the same length."""
+    import torch
+    from transformers import AutoProcessor, BlipForConditionalGeneration
+
+    make_tiny_blip(folder)
+    torch.manual_seed(1)
+    model = BlipForConditionalGeneration.from_pretrained(folder)
+    tokenizer = AutoProcessor.from_pretrained(folder, backend="pil").tokenizer
+    words = tokenizer(WORDS, is_split_into_words=True, add_special_tokens=False).input_ids
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            # As they are drawn, all but the last token counts for little, pictures for nothing.
+            if weight.ndim > 1:
+                weight.normal_(0, 0.8 if "word_embeddings" in name else 0.2)
+        bias = model.text_decoder.cls.predictions.bias
+        bias.fill_(-100)
+        bias[words] = 0
+        bias[model.config.text_config.sep_token_id] = END_BIAS
+    model.save_pretrained(folder)
     return folder

@@ -1,13 +1,19 @@
-"""BLIP through stock transformers. Imports torch, and is itself imported when first needed."""
+"""A BLIP checkpoint that captions. Imports torch, and is itself imported when first needed.
+
+Loading, prompts and texts are here; the arithmetic and the search are in ``engine``.
+"""
 
 from __future__ import annotations
 
 import copy
+import logging
 import pickle
 import re
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
+from math import exp
 from pathlib import Path
 from typing import Any
 
@@ -22,76 +28,78 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from captionapp.captioning.captioner import Caption, DecodeOptions
+from captionapp.captioning.engine import check, precision
+from captionapp.captioning.engine.decode import Decoded, search
+from captionapp.captioning.engine.torch_backend import TorchBackend
 from captionapp.errors import CaptionFailed, InvalidOptions, ModelUnavailable
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How a checkpoint is computed.
+
+    ``threads`` is what torch may use in this process; 0 leaves its own choice. ``precision`` is
+    ``fp32``, ``bf16``, or ``auto``: what the processor is fast at. Anything but fp32 serves only
+    after a self-check, whose verdict is kept in ``folder`` (none: it is made at every load).
+    """
+
+    threads: int = 0
+    precision: str = "fp32"
+    folder: Path | None = None
 
 
 class BlipCaptioner:
-    """A loaded BLIP checkpoint. Safe to call from many threads; one of them generates at a time."""
+    """A loaded BLIP checkpoint. Safe to call from many threads; one of them generates at a time.
 
-    def __init__(self, model: Any, processor: Any, model_version: str) -> None:
-        self.model = model
+    ``engine`` says how it computes, "torch bf16" for one.
+    """
+
+    def __init__(
+        self, backend: TorchBackend, model: Any, processor: Any, model_version: str, engine: str
+    ) -> None:
         self.processor = processor
-        self._text_config: Any = model.config.text_config
         self.model_version = model_version
+        self.engine = engine
+        self._backend = backend
+        self._text_config: Any = model.config.text_config
+        self._own_config: GenerationConfig = model.generation_config
         # Fast tokenizers under threads say "Already borrowed" (transformers#47085), and two
         # generations at once on the same cores are slower than one after the other.
         self._lock = threading.Lock()
 
     @classmethod
-    def load(cls, folder: str | Path, model_version: str, threads: int = 0) -> BlipCaptioner:
-        """Load a complete stock checkpoint, in float32, without asking any network.
-
-        ``threads`` is what torch may use in this process; 0 leaves its own choice.
+    def load(
+        cls, folder: str | Path, model_version: str, options: EngineOptions | None = None
+    ) -> BlipCaptioner:
+        """Load a complete stock checkpoint without asking any network, by default for float32.
 
         Raises:
             ModelUnavailable: if the folder holds no complete BLIP captioning checkpoint.
         """
-        if threads:
-            torch.set_num_threads(threads)
-        # What is wrong with a checkpoint is said by the errors below, not by tables on stderr.
-        transformers_logging.set_verbosity_error()
-        transformers_logging.disable_progress_bar()
-        try:
-            config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
-            _must_caption(config, model_version)
-            processor = AutoProcessor.from_pretrained(
-                str(folder), backend="pil", local_files_only=True
+        options = options or EngineOptions()
+        if options.threads:
+            torch.set_num_threads(options.threads)
+        wanted = options.precision if options.precision != "auto" else precision.fastest()
+        key = check.key(Path(folder), model_version, f"torch {wanted}") if wanted != "fp32" else ""
+        known = check.kept(options.folder, key) if key else None
+        # Without a verdict the weights are needed in float32 once, to compare with.
+        dtype = precision.DTYPES[wanted] if known and known.passed else torch.float32
+        model, processor = _stock(folder, model_version, dtype)
+        if key and known is None:
+            known = check.verdict(options.folder, key, lambda: _compared(model, processor, wanted))
+            logger.info("self-check of %s in %s: %s", model_version, wanted, known)
+        if known is not None and not known.passed:
+            logger.warning(
+                "%s is computed in fp32: in %s it said something else (%s)",
+                model_version,
+                wanted,
+                known,
             )
-            loaded: Any = BlipForConditionalGeneration.from_pretrained(
-                str(folder),
-                local_files_only=True,
-                dtype=torch.float32,
-                ignore_mismatched_sizes=True,  # they are in the report, and refused below
-                output_loading_info=True,
-            )
-        except ModelUnavailable:
-            raise
-        except pickle.UnpicklingError as error:  # its message tells how to run it all the same
-            raise ModelUnavailable(
-                f"The checkpoint {model_version} cannot be loaded: pytorch_model.bin is damaged or "
-                "holds more than weights."
-            ) from error
-        except Exception as error:  # of a broken file almost anything can be raised
-            raise ModelUnavailable(
-                f"The checkpoint {model_version} cannot be loaded: {_first_line(error)}"
-            ) from error
-        model, report = loaded
-        # transformers fills what a file lacks with random numbers, and captions at random.
-        mismatched = {name for name, *_ in report["mismatched_keys"]}
-        lacking = sorted({*report["missing_keys"], *mismatched})
-        if lacking:
-            raise ModelUnavailable(
-                f"The checkpoint {model_version} is not a whole BLIP captioning model: "
-                f"{len(lacking)} of its weights are missing or of another size, "
-                f"{lacking[0]} for one."
-            )
-        # Without its files a tokenizer is made all the same, and knows no words.
-        if len(processor.tokenizer) < model.config.text_config.vocab_size // 2:
-            raise ModelUnavailable(
-                f"The checkpoint {model_version} has no tokenizer that knows its words: "
-                "tokenizer.json or vocab.txt is missing."
-            )
-        return cls(model.eval(), processor, model_version)
+            wanted = "fp32"
+        backend = TorchBackend(model, precision.DTYPES[wanted])
+        return cls(backend, model, processor, model_version, f"torch {wanted}")
 
     def caption(self, images: Sequence[Image.Image], options: DecodeOptions) -> list[Caption]:
         """One caption for each RGB picture, in order.
@@ -103,23 +111,24 @@ class BlipCaptioner:
         """
         if not images:
             return []
+        started = time.perf_counter()
+        pixels = _pixels(self.processor, images)
         with self._lock, torch.inference_mode():
-            started = time.perf_counter()
             prefix = self._prefix(options.prompt)
-            states = self._encode(images)
-            sequences = self._generate(states, prefix, options)
-            probabilities = self._probabilities(sequences, states, len(prefix))
-            texts = self._texts(sequences)
-            own_words = self._texts(sequences[:, len(prefix) :])
-            seconds = time.perf_counter() - started
-        captions = []
-        for text, own, probability in zip(texts, own_words, probabilities, strict=True):
-            if not own:
-                raise CaptionFailed("The model found no words for this picture.")
-            captions.append(Caption(text, probability, self.model_version, options, seconds))
-        return captions
+            config = self._generation_config(len(prefix), options)
+            decoding = self._backend.begin(self._backend.encode(pixels))
+            decoded = search(decoding, prefix, len(images), config)
+            texts = self._texts([[*prefix, *one.tokens] for one in decoded])
+            own_words = self._texts([list(one.tokens) for one in decoded])
+        seconds = time.perf_counter() - started
+        if not all(own_words):
+            raise CaptionFailed("The model found no words for this picture.")
+        return [
+            Caption(text, _probability(one), self.model_version, options, seconds)
+            for text, one in zip(texts, decoded, strict=True)
+        ]
 
-    def _texts(self, sequences: torch.Tensor) -> list[str]:
+    def _texts(self, sequences: list[list[int]]) -> list[str]:
         return [_tidy(x) for x in self.processor.batch_decode(sequences, skip_special_tokens=True)]
 
     def _prefix(self, prompt: str) -> list[int]:
@@ -137,32 +146,13 @@ class BlipCaptioner:
         tokenizer = self.processor.tokenizer
         return list(tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids)
 
-    def _encode(self, images: Sequence[Image.Image]) -> torch.Tensor:
-        """(n pictures) to the encoder's states (n, patches + 1, width)."""
-        pixels = self.processor.image_processor(images=list(images), return_tensors="pt")
-        states: torch.Tensor = self.model.vision_model(pixel_values=pixels.pixel_values)[0]
-        return states
-
-    def _generate(
-        self, states: torch.Tensor, prefix: list[int], options: DecodeOptions
-    ) -> torch.Tensor:
-        """Token ids (n, length): the prefix, the caption, [SEP], and padding after it."""
-        sequences: torch.Tensor = self.model.text_decoder.generate(
-            input_ids=torch.tensor([prefix] * len(states)),
-            attention_mask=torch.ones(len(states), len(prefix), dtype=torch.long),
-            encoder_hidden_states=states,
-            encoder_attention_mask=torch.ones(states.shape[:-1], dtype=torch.long),
-            generation_config=self._generation_config(len(prefix), options),
-        )
-        return sequences
-
     def _generation_config(self, prefix_length: int, options: DecodeOptions) -> GenerationConfig:
         """The checkpoint's own configuration, with our options over it."""
         text = self._text_config
         room = text.max_position_embeddings - prefix_length
         if room < 1:
             raise InvalidOptions("prompt", "The beginning is too long for this model.")
-        config: GenerationConfig = copy.deepcopy(self.model.generation_config)
+        config: GenerationConfig = copy.deepcopy(self._own_config)
         config.update(
             do_sample=False,
             num_beams=options.num_beams,
@@ -189,28 +179,74 @@ class BlipCaptioner:
         words = [self._tokens(word) for word in options.bad_words]
         return [tokens for tokens in words if tokens and unknown not in tokens]
 
-    def _probabilities(
-        self, sequences: torch.Tensor, states: torch.Tensor, prefix_length: int
-    ) -> list[float]:
-        """exp(mean log p) of each caption's tokens, [SEP] included, the prefix not.
 
-        Computed in one teacher-forced pass, since the scores of a beam search are those after
-        penalties and forbidden words, and not the model's.
-        """
-        logits = self.model.text_decoder(
-            input_ids=sequences[:, :-1],
-            attention_mask=torch.ones_like(sequences[:, :-1]),
-            encoder_hidden_states=states,
-            encoder_attention_mask=torch.ones(states.shape[:-1], dtype=torch.long),
-        ).logits[:, prefix_length - 1 :]
-        chosen = sequences[:, prefix_length:]
-        log_p = logits.log_softmax(-1).gather(-1, chosen[..., None])[..., 0]
-        ended = (chosen == self._text_config.sep_token_id).cumsum(1)
-        # Everything up to the first [SEP], and that one: there the count has just become one.
-        own = (ended == 0) | ((ended == 1) & (chosen == self._text_config.sep_token_id))
-        mean = (log_p * own).sum(1) / own.sum(1)
-        probabilities: list[float] = mean.exp().tolist()
-        return probabilities
+def _stock(folder: str | Path, model_version: str, dtype: torch.dtype) -> tuple[Any, Any]:
+    """The model as stock transformers loads it, in evaluation mode, and its processor.
+
+    Raises:
+        ModelUnavailable: see ``BlipCaptioner.load``.
+    """
+    # What is wrong with a checkpoint is said by the errors below, not by tables on stderr.
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
+        _must_caption(config, model_version)
+        processor = AutoProcessor.from_pretrained(str(folder), backend="pil", local_files_only=True)
+        loaded: Any = BlipForConditionalGeneration.from_pretrained(
+            str(folder),
+            local_files_only=True,
+            dtype=dtype,
+            ignore_mismatched_sizes=True,  # they are in the report, and refused below
+            output_loading_info=True,
+        )
+    except ModelUnavailable:
+        raise
+    except pickle.UnpicklingError as error:  # its message tells how to run it all the same
+        raise ModelUnavailable(
+            f"The checkpoint {model_version} cannot be loaded: pytorch_model.bin is damaged or "
+            "holds more than weights."
+        ) from error
+    except Exception as error:  # of a broken file almost anything can be raised
+        raise ModelUnavailable(
+            f"The checkpoint {model_version} cannot be loaded: {_first_line(error)}"
+        ) from error
+    model, report = loaded
+    # transformers fills what a file lacks with random numbers, and captions at random.
+    mismatched = {name for name, *_ in report["mismatched_keys"]}
+    lacking = sorted({*report["missing_keys"], *mismatched})
+    if lacking:
+        raise ModelUnavailable(
+            f"The checkpoint {model_version} is not a whole BLIP captioning model: "
+            f"{len(lacking)} of its weights are missing or of another size, "
+            f"{lacking[0]} for one."
+        )
+    # Without its files a tokenizer is made all the same, and knows no words.
+    if len(processor.tokenizer) < model.config.text_config.vocab_size // 2:
+        raise ModelUnavailable(
+            f"The checkpoint {model_version} has no tokenizer that knows its words: "
+            "tokenizer.json or vocab.txt is missing."
+        )
+    return model.eval(), processor
+
+
+def _compared(model: Any, processor: Any, wanted: str) -> check.Verdict:
+    backend = TorchBackend(model, precision.DTYPES[wanted])
+    pixels = _pixels(processor, check.pictures())
+    return check.compare(model, pixels, lambda x: backend.begin(backend.encode(x)))
+
+
+def _pixels(processor: Any, images: Sequence[Image.Image]) -> torch.Tensor:
+    """(n, 3, height, width), resized and normalised as the checkpoint wants it."""
+    pixels: torch.Tensor = processor.image_processor(
+        images=list(images), return_tensors="pt"
+    ).pixel_values
+    return pixels
+
+
+def _probability(decoded: Decoded) -> float:
+    """exp(mean log p) of the caption's own tokens, [SEP] included, the prefix not."""
+    return exp(decoded.log_probability / len(decoded.tokens))
 
 
 def _must_caption(config: Any, model_version: str) -> None:
