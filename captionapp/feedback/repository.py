@@ -150,15 +150,17 @@ class CsvFeedbackRepository:
         """What all rows add up to."""
         return summarise(self.rows())
 
-    def write_for_spreadsheets(self, stream: TextIO) -> None:
-        """Write all rows as CSV in which no cell can run as a formula.
+    def write_for_spreadsheets(
+        self, stream: TextIO, rows: Iterable[FeedbackRow] | None = None
+    ) -> None:
+        """Write the rows, or all there are, as CSV in which no cell can run as a formula.
 
         ``stream`` must not translate newlines (``newline=""``); Excel recognises UTF-8 only by a
         byte order mark (``encoding="utf-8-sig"``).
         """
         writer = csv.writer(stream)
         writer.writerow(COLUMNS)
-        for row in self.rows():
+        for row in self.rows() if rows is None else rows:
             writer.writerow([neutralise(cell) for cell in cells(row)])
 
     def _newest_first(self, image_id: str, contributor: str | None) -> list[FeedbackRow]:

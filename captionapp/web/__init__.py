@@ -16,6 +16,7 @@ from captionapp.web import (
     headers,
     health,
     history,
+    insights,
     limits,
     operator,
     pictures,
@@ -38,7 +39,7 @@ def register(app: Flask) -> None:
     errors.init_app(app)
     presenting.init_app(app)
     app.jinja_env.globals["is_operator"] = operator.is_operator
-    for module in (upload, pictures, feedback, history, about, health):
+    for module in (upload, pictures, feedback, insights, history, about, health):
         app.register_blueprint(module.blueprint)
 
 

@@ -5,14 +5,24 @@ from __future__ import annotations
 import io
 import math
 
-from flask import Blueprint, Response, flash, make_response, redirect, render_template, url_for
+from flask import (
+    Blueprint,
+    Response,
+    flash,
+    make_response,
+    redirect,
+    render_template,
+    request,
+    url_for,
+)
 from flask.typing import ResponseReturnValue
+from wtforms import SelectChoice
 
 from captionapp.errors import FeedbackStoreError, InvalidFeedback
-from captionapp.feedback.repository import Verdict
+from captionapp.feedback.repository import FeedbackRow, Verdict
 from captionapp.web import errors, identity, pictures
 from captionapp.web.current import workflow
-from captionapp.web.forms import FeedbackForm, first_error
+from captionapp.web.forms import FeedbackForm, FilterForm, first_error
 from captionapp.web.operator import require_operator
 from captionapp.web.paging import asked_page
 
@@ -54,28 +64,52 @@ def _form_again(image_id: str, form: FeedbackForm, problem: str, status: int) ->
 
 
 @blueprint.get("/feedback")
-def table() -> str:
+def table() -> ResponseReturnValue:
     require_operator()
-    rows = workflow().feedback.rows()
+    everything = workflow().feedback.rows()
+    form, rows, problem = filtered(everything)
     rows.reverse()
     pages = max(1, math.ceil(len(rows) / ROWS_PER_PAGE))
     page = min(asked_page(), pages)
-    return render_template(
+    shown = render_template(
         "feedback.html",
+        form=form,
+        problem=problem,
         rows=rows[(page - 1) * ROWS_PER_PAGE : page * ROWS_PER_PAGE],
         page=page,
         pages=pages,
         total=len(rows),
+        everything=len(everything),
     )
+    return (shown, 422) if problem else shown
 
 
 @blueprint.get("/feedback/download")
-def download() -> Response:
+def download() -> ResponseReturnValue:
     """The rows for a spreadsheet: nothing in it runs as a formula, and Excel reads it as UTF-8."""
     require_operator()
+    _, rows, problem = filtered(workflow().feedback.rows())
+    if problem:
+        return errors.render_error(422, problem)
     text = io.StringIO(newline="")
-    workflow().feedback.write_for_spreadsheets(text)
+    workflow().feedback.write_for_spreadsheets(text, rows)
     response = make_response(text.getvalue().encode("utf-8-sig"))
     response.headers["Content-Type"] = "text/csv; charset=utf-8"
     response.headers["Content-Disposition"] = 'attachment; filename="feedback.csv"'
     return response
+
+
+def filtered(rows: list[FeedbackRow]) -> tuple[FilterForm, list[FeedbackRow], str]:
+    """The filter that the address asks for, the rows that it keeps, and what is wrong with it.
+
+    One that cannot be understood keeps nothing: all rows would be taken for the answer to it.
+    """
+    form = FilterForm(request.args)
+    names = dict.fromkeys(row.model_version for row in rows)
+    form.version.choices = [
+        SelectChoice("", "any"),
+        *(SelectChoice(name, name) for name in names if name),
+    ]
+    if not form.validate():
+        return form, [], first_error(form)
+    return form, form.chosen().of(rows), ""

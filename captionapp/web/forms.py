@@ -5,16 +5,19 @@ from __future__ import annotations
 from flask_wtf import FlaskForm
 from flask_wtf.file import MultipleFileField
 from wtforms import (
+    DateField,
     HiddenField,
     SelectChoice,
+    SelectField,
     SelectMultipleField,
     StringField,
     TextAreaField,
 )
-from wtforms.validators import AnyOf, DataRequired, Length
+from wtforms.validators import AnyOf, DataRequired, Length, Optional
 from wtforms.widgets import CheckboxInput, ListWidget
 
 from captionapp.captioning.captioner import MAX_PROMPT_CHARACTERS
+from captionapp.feedback.filters import FeedbackFilter, Source
 from captionapp.feedback.repository import Reason, Verdict
 
 MAX_CORRECTION_CHARACTERS = 1000
@@ -63,6 +66,65 @@ class FeedbackForm(FlaskForm):  # type: ignore[misc]
         widget=ListWidget(prefix_label=False),
         option_widget=CheckboxInput(),
     )
+
+
+class FilterForm(FlaskForm):  # type: ignore[misc]
+    """``GET /feedback`` and what else is about some of the answers; changes nothing."""
+
+    class Meta:
+        csrf = False
+
+    verdict = SelectField(
+        "Verdict",
+        choices=[
+            SelectChoice("", "any"),
+            SelectChoice(Verdict.ACCEPTED.value, "it is right"),
+            SelectChoice(Verdict.CORRECTED.value, "corrected"),
+        ],
+        default="",
+    )
+    reason = SelectField(
+        "Reason",
+        choices=[
+            SelectChoice("", "any"),
+            *(SelectChoice(reason.value, label) for reason, label in REASON_LABELS.items()),
+        ],
+        default="",
+    )
+    version = SelectField(
+        "Version", default="", validate_choice=False
+    )  # choices: those of the rows
+    source = SelectField(
+        "Given by",
+        choices=[
+            SelectChoice("", "anybody"),
+            SelectChoice(Source.PEOPLE.value, "people here"),
+            SelectChoice(Source.IMPORT.value, "an import"),
+        ],
+        default="",
+    )
+    text = StringField(
+        "Text",
+        validators=[Length(max=200, message="Look for at most %(max)d characters.")],
+    )
+    first = DateField("From", validators=[Optional()])
+    last = DateField("To", validators=[Optional()])
+
+    def chosen(self) -> FeedbackFilter:
+        """The filter, once the form has been validated."""
+        return FeedbackFilter(
+            verdict=Verdict(self.verdict.data) if self.verdict.data else None,
+            reason=Reason(self.reason.data) if self.reason.data else None,
+            model_version=self.version.data or "",
+            source=Source(self.source.data) if self.source.data else None,
+            text=self.text.data or "",
+            first=self.first.data,
+            last=self.last.data,
+        )
+
+    def arguments(self) -> dict[str, str]:
+        """What was asked for, as arguments of an address."""
+        return {field.name: field.raw_data[0] for field in self if field.raw_data and field.data}
 
 
 class ButtonForm(FlaskForm):  # type: ignore[misc]

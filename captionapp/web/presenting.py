@@ -65,6 +65,11 @@ def percent(probability: float) -> str:
     return f"{max(1, round(100 * probability))}\N{NO-BREAK SPACE}%"
 
 
+def share(fraction: float) -> str:
+    """``0.4567`` -> ``46 %``, of something that was counted."""
+    return f"{round(100 * fraction)}\N{NO-BREAK SPACE}%"
+
+
 def day(moment: datetime | str) -> str:
     """``23 November 2026, 12:45 UTC``, from a UTC datetime or ISO 8601 text."""
     if isinstance(moment, str):
@@ -82,5 +87,5 @@ def served_version() -> str:
 
 def init_app(app: Flask) -> None:
     """Makes the words of this module known to the templates."""
-    app.jinja_env.filters.update(percent=percent, sureness=sureness, day=day)
+    app.jinja_env.filters.update(percent=percent, share=share, sureness=sureness, day=day)
     app.jinja_env.globals.update(description_of=description_of, reason_labels=REASON_LABELS)

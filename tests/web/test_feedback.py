@@ -7,6 +7,7 @@ import re
 import pytest
 
 from captionapp.errors import FeedbackStoreError
+from tests.test_feedback_filters import row
 from tests.web.sending import send
 
 PASSWORD = ("anybody", "open sesame")
@@ -136,3 +137,41 @@ def test_operators_pages_do_not_exist_without_a_password(make_app, path):
     client = make_app().test_client()
     assert client.get(path).status_code == 404
     assert client.get(path, auth=("anybody", "")).status_code == 404
+
+
+def keep(workflow, *rows):
+    workflow.feedback.extend([row(id=str(n), **values) for n, values in enumerate(rows)])
+
+
+def test_filters_keep_what_is_asked_for(client, workflow):
+    keep(workflow, {"feedback": "a cat naps"}, {"feedback": "a fox", "model_version": "v2"})
+    page = client.get("/feedback?text=CAT&version=v1&verdict=corrected", auth=PASSWORD).text
+    assert "1 of 2 answers" in page and "a cat naps" in page and "a fox" not in page
+    assert 'value="CAT"' in page and re.search(r'<option selected value="v1"', page)
+    assert 'href="/feedback/download?' in page and "text=CAT" in page
+    assert "is like that" in client.get("/feedback?text=horse", auth=PASSWORD).text
+
+
+def test_the_download_holds_what_is_filtered(client, workflow):
+    keep(workflow, {"feedback": "a cat naps"}, {"feedback": "a fox"})
+    answered = client.get("/feedback/download?text=fox", auth=PASSWORD)
+    rows = list(csv.DictReader(io.StringIO(answered.data.decode("utf-8-sig"), newline="")))
+    assert [one["feedback"] for one in rows] == ["a fox"]
+
+
+def test_pages_of_a_filter_keep_the_filter(client, workflow, monkeypatch):
+    monkeypatch.setattr("captionapp.web.feedback.ROWS_PER_PAGE", 1)
+    keep(workflow, {}, {}, {"feedback": "a fox"})
+    page = client.get("/feedback?text=cat", auth=PASSWORD).text
+    assert re.search(r'rel="next" href="/feedback\?page=2&amp;text=cat"', page)
+
+
+@pytest.mark.parametrize(
+    "query", ["first=never", "last=2026-13-01", "verdict=maybe", "reason=ugly", "text=" + "x" * 201]
+)
+def test_a_filter_that_makes_no_sense_shows_nothing_and_says_so(client, workflow, query):
+    keep(workflow, {"feedback": "a cat naps"})
+    answered = client.get(f"/feedback?{query}", auth=PASSWORD)
+    assert answered.status_code == 422
+    assert 'role="alert"' in answered.text and "a cat naps" not in answered.text
+    assert client.get(f"/feedback/download?{query}", auth=PASSWORD).status_code == 422
