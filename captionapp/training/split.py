@@ -21,8 +21,23 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Bits of 64 in which the hashes of near-duplicates differ at most.
-MAX_DISTANCE = 10
+#: The perceptual hash has HASH_SIDE² bits: the signs, about their median, of so many lowest
+#: frequencies in each direction (imagehash.phash).
+HASH_SIDE = 16
+#: Bits in which the hashes of near-duplicates differ at most; unrelated ones differ in some 128.
+#:
+#: Measured: 2,000 photographs of Flickr8k hold not one pair within it (1,999,000 pairs, each also
+#: mirrored; the first comes at 80), and 160 photographs of raccoons only the right ones (12,720
+#: pairs). There it finds 6 of 9 groups that a person sees, 8 of 11 pairs, at 0 to 20 bits. The
+#: others are another frame of a film, another photograph of the same scene, and a part of 64 % of
+#: the width: no hash of the whole picture finds these (116 to 126 bits). Of 200 photographs, all
+#: are found again after halving, squeezing to a square, JPEG of quality 10, grey, other brightness
+#: or contrast, 2° of turning, mirroring, a covered corner, bars of 4 %, or 2 % cropped from each
+#: side; 92 % after 4 %, 2 % after 8 %. With 64 bits the like finds as much and five false pairs.
+MAX_DISTANCE = 72
+_BITS = HASH_SIDE**2
+#: Mirroring a picture changes the sign of the odd horizontal frequencies.
+_MIRROR = int("01" * (_BITS // 2), 2)
 
 
 class Side(StrEnum):
@@ -88,7 +103,10 @@ class Sides:
             for image_id, side in given.items():
                 session.execute(
                     insert(SideRow).values(
-                        image_id=image_id, phash=f"{new[image_id]:016x}", side=side, created_at=now
+                        image_id=image_id,
+                        phash=f"{new[image_id]:0{_BITS // 4}x}",
+                        side=side,
+                        created_at=now,
                     )
                 )
         others = {one: settled[one][1] for one in hashes if one in settled}
@@ -118,23 +136,29 @@ class Sides:
 
 
 def perceptual_hash(image: Image.Image) -> int:
-    """64 bits that change little when the picture is resized, recompressed or recoloured."""
+    """256 bits that change little when the picture is resized, recompressed or recoloured."""
     import imagehash
 
-    return int(str(imagehash.phash(image)), 16)
+    return int(str(imagehash.phash(image, hash_size=HASH_SIDE)), 16)
 
 
 def neighbours(hashes: Sequence[int], others: Sequence[int]) -> list[list[int]]:
-    """For each hash, the places of those ``others`` that are within ``MAX_DISTANCE`` bits."""
+    """For each hash, the places of those ``others`` that are near-duplicates, mirrored or not."""
     import numpy as np
 
-    if not others:
-        return [[] for _ in hashes]
-    against: Any = np.array(others, dtype=np.uint64)
-    return [
-        np.flatnonzero(np.bitwise_count(against ^ np.uint64(value)) <= MAX_DISTANCE).tolist()
-        for value in hashes
-    ]
+    def array(values: Sequence[int]) -> Any:
+        """The values as rows of 64-bit words, whose bits numpy counts."""
+        data = b"".join(value.to_bytes(_BITS // 8, "big") for value in values)
+        return np.frombuffer(data, np.uint64).reshape(-1, _BITS // 64)
+
+    against, mirror = array(others), array([_MIRROR])
+    found = []
+    for value in array(hashes):
+        differing = against ^ value
+        straight = np.bitwise_count(differing).sum(axis=1, dtype=np.int64)
+        mirrored = np.bitwise_count(differing ^ mirror).sum(axis=1, dtype=np.int64)
+        found.append(np.flatnonzero(np.minimum(straight, mirrored) <= MAX_DISTANCE).tolist())
+    return found
 
 
 def groups(hashes: Sequence[int]) -> list[list[int]]:
