@@ -106,7 +106,11 @@ class Promotion:
         Raises:
             UnknownVersion: if there is no such version.
         """
-        return compare.read_report(self._report_file(self.versions.get(name)))
+        return self.report_of(self.versions.get(name))
+
+    def report_of(self, version: ModelVersion) -> Report | None:
+        """The last report of ``evaluate`` for this version; None if there is none."""
+        return compare.read_report(self._report_file(version))
 
     # The pointer
 
@@ -131,7 +135,7 @@ class Promotion:
         if force_reason is not None and not force_reason.strip():
             raise PromotionRefused("To force a promotion, say why: --force REASON.")
         self._must_follow_the_pointer()
-        version, last = self.versions.get(name), self.versions.pointer.last()
+        version, expected = self.versions.get(name), self._pointed_to()
         current = self._current_name()
         if name == current:
             raise PromotionRefused(f"{name} is the current version already.")
@@ -144,7 +148,7 @@ class Promotion:
         if against:
             reason = f"{force_reason}; the gate had said: {'; '.join(against)}"
         change = self.versions.set_current(
-            name, current, reason, forced=bool(against), expected=last.version if last else ""
+            name, current, reason, forced=bool(against), expected=expected
         )
         logger.info("%s is the current version instead of %s: %s", name, current, reason)
         return change
@@ -232,6 +236,13 @@ class Promotion:
             return self.versions.current().name
         except ModelUnavailable:  # a damaged pointer or a lost folder must not bar the way out
             return ""
+
+    def _pointed_to(self) -> str | None:
+        try:
+            last = self.versions.pointer.last()
+        except ModelUnavailable:
+            return None
+        return last.version if last else ""
 
     def _is_own(self, version: ModelVersion) -> bool:
         return version.folder.parent == self.versions.models_folder

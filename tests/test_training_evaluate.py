@@ -1,5 +1,7 @@
 """Figures of captions: known ones for known captions, whoever wrote them."""
 
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +11,14 @@ from PIL import Image
 from captionapp.captioning.captioner import Caption, DecodeOptions
 from captionapp.errors import InvalidDataset
 from captionapp.training.dataset import Example
-from captionapp.training.evaluate import evaluate, normalise_text, repeats, score_texts
+from captionapp.training.evaluate import (
+    cider_of_each,
+    edit_distance,
+    evaluate,
+    normalise_text,
+    repeats,
+    score_texts,
+)
 
 REFERENCES = [
     ("A dog runs over the grass .", "A brown dog is running."),
@@ -46,7 +55,6 @@ def examples(tmp_path: Path) -> list[Example]:
 
 
 def test_a_human_caption_scores_best() -> None:
-    pytest.importorskip("pycocoevalcap")
     same, each = score_texts([group[0].upper() for group in REFERENCES], REFERENCES)
     assert same.bleu_1 == pytest.approx(1) and same.bleu_4 == pytest.approx(1)
     assert same.rouge_l == pytest.approx(1)
@@ -55,8 +63,36 @@ def test_a_human_caption_scores_best() -> None:
     assert len(each) == 3 and same.cider == pytest.approx(sum(each) / 3)
 
 
+def test_exact_matches_and_words_still_to_change() -> None:
+    figures, _ = score_texts(["A dog runs.", "two dogs"], [("a dog runs", "x"), ("two big cats",)])
+    assert figures.exact == 1
+    assert figures.edit_distance == pytest.approx((0 + 2) / 2)
+    assert edit_distance("", ["a dog"]) == 2
+    assert edit_distance("a dog runs fast", ["a cat runs", "the dog runs fast"]) == 1
+
+
+def test_cider_may_come_from_a_larger_set() -> None:
+    """A word that every picture of a small set has is worth nothing in it."""
+    texts, references = ["a raccoon", "a raccoon"], [("a raccoon",), ("a raccoon",)]
+    assert score_texts(texts, references)[0].cider == 0
+    more = cider_of_each([*texts, "a dog"], [*references, ("two cats",)])
+    figures, each = score_texts(texts, references, more[:2])
+    assert figures.cider == pytest.approx(sum(each) / 2) and figures.cider > 1
+
+
+def test_the_measures_need_neither_java_nor_another_process() -> None:
+    program = """
+import os, subprocess
+os.environ["PATH"] = ""
+def refuse(*args, **kwargs): raise AssertionError("a process was started")
+subprocess.Popen = refuse
+from captionapp.training.evaluate import score_texts
+assert score_texts(["a dog"], [["a dog"]])[0].exact == 1
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parent.parent)
+
+
 def test_counts_of_what_goes_wrong() -> None:
-    pytest.importorskip("pycocoevalcap")
     figures, _ = score_texts(["a dog", "A dog.", " . "], REFERENCES)
     assert figures.distinct == pytest.approx(2 / 3)
     assert figures.empty == 1
@@ -85,7 +121,6 @@ def test_text_is_compared_without_case_and_punctuation() -> None:
 
 
 def test_any_captioner_is_evaluated_in_batches(examples: list[Example]) -> None:
-    pytest.importorskip("pycocoevalcap")
     fake = Fake([group[0] for group in REFERENCES])
     evaluation = evaluate(fake, examples, DecodeOptions(), batch=2)
     assert fake.batches == [2, 1]

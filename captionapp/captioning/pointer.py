@@ -15,7 +15,7 @@ from captionapp import atomic
 from captionapp.errors import ModelUnavailable, PointerMoved
 
 #: Changes that are remembered.
-HISTORY = 1000
+HISTORY = 200
 LOCK_SECONDS = 30
 
 

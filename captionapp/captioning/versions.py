@@ -29,6 +29,8 @@ HUB_SECONDS = 10.0
 logger = logging.getLogger(__name__)
 
 _METADATA = "version.json"
+#: Files of a version that tell of it here, and not of a copy.
+_OURS = frozenset({_METADATA, "evaluation.json"})
 _POINTER = "current.json"
 _SHIPPED = "shipped-"
 #: A pull that has not finished after this time was killed.
@@ -184,6 +186,26 @@ class ModelVersions:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
+    def add_trained(self, folder: Path, name: str, details: Mapping[str, Any]) -> ModelVersion:
+        """Make a version of a complete checkpoint, which moves here from ``folder``.
+
+        It is there with all its files, version.json the last of them, or not at all, whatever is
+        killed; ``folder`` must be on the same file system. ``details["parent"]`` is the version
+        that it was made from.
+
+        Raises:
+            OSError: if it cannot be stored.
+        """
+        self.models_folder.mkdir(parents=True, exist_ok=True)
+        target = self.models_folder / name
+        version = ModelVersion(name, target, "trained", _now(), str(details["parent"]), details)
+        for file in folder.iterdir():
+            with file.open("r+b") as stream:  # a power cut must not leave less than the name says
+                os.fsync(stream.fileno())
+        _write_metadata(folder, version)
+        os.replace(folder, target)
+        return version
+
     def _remove_abandoned(self) -> None:
         for folder in self.models_folder.glob(".pull-*"):
             if time.time() - folder.stat().st_mtime > _ABANDONED_SECONDS:
@@ -262,7 +284,7 @@ def _wanted(names: Iterable[str]) -> tuple[str, ...]:
 def _copy_checkpoint(source: Path, target: Path) -> None:
     for pattern in _wanted(file.name for file in source.iterdir()):
         for file in source.glob(pattern):
-            if file.name != _METADATA:
+            if file.name not in _OURS:
                 shutil.copyfile(file, target / file.name)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -34,3 +35,22 @@ def table(rows: Sequence[Sequence[str]]) -> str:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
+
+
+@contextmanager
+def progress_of_captions() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for each version that captions pictures; only on a terminal."""
+    from tqdm import tqdm  # type: ignore[import-untyped]
+
+    bars: dict[str, tqdm[None]] = {}
+
+    def on_progress(version: str, done: int, total: int) -> None:
+        if version not in bars:
+            bars[version] = tqdm(total=total, desc=version, unit="picture", disable=None)
+        bars[version].update(done - bars[version].n)
+
+    try:
+        yield on_progress
+    finally:
+        for bar in bars.values():
+            bar.close()

@@ -13,7 +13,6 @@ from captionapp.captioning.captioner import MAX_BEAMS, MAX_NEW_TOKENS, Caption
 from captionapp.cli import files as picture_files
 from captionapp.cli.base import Commands, table
 from captionapp.cli.checkpoint import facts
-from captionapp.errors import ModelUnavailable
 from captionapp.web.current import workflow
 
 
@@ -157,20 +156,4 @@ def pull(repo: str) -> None:
     """Fetch a BLIP captioning checkpoint from the hub, or copy one from a folder."""
     version = workflow().versions.pull(repo)
     click.echo(f"Pulled {repo} as {version.name} into {version.folder}.")
-    click.echo(f"To serve it, set CAPTIONAPP_MODEL={version.name} and restart the server.")
-
-
-@group.command("list")
-def list_versions() -> None:
-    """List the versions there are; a star marks the one that would be served."""
-    versions = workflow().versions
-    try:
-        current = versions.current().name
-    except ModelUnavailable as error:  # what there is can be listed all the same
-        click.echo(f"Nothing can be served: {error}", err=True)
-        current = ""
-    lines = [("", "version", "origin", "created_at", "folder")]
-    for one in versions.list():
-        mark = "*" if one.name == current else ""
-        lines.append((mark, one.name, one.origin, one.created_at, str(one.folder)))
-    click.echo(table(lines))
+    click.echo(f"To serve it: flask model promote {version.name}")

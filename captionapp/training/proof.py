@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -194,7 +194,7 @@ class Prover:
             votes=self._tally(candidate.name, current.name),
             data_fingerprint=given.fingerprint,
             created_at=now(),
-            options=asdict(self.settings.decode_options()),
+            options=json.loads(self.settings.decode_options().key()),
             skipped=(*given.skipped, *(retained.skipped if retained else ())),
         )
 

@@ -167,7 +167,7 @@ def test_pull_says_how_to_serve_it(run: Any, workflow: Workflow) -> None:
     workflow.versions.pull = lambda repo: version  # type: ignore[method-assign]
     result = run("pull", "somebody/large")
     assert result.exit_code == 0
-    assert "CAPTIONAPP_MODEL=large-1" in result.stdout
+    assert "flask model promote large-1" in result.stdout
 
 
 def test_pull_fails_with_the_sentence(run: Any, workflow: Workflow) -> None:
@@ -180,28 +180,8 @@ def test_pull_fails_with_the_sentence(run: Any, workflow: Workflow) -> None:
     assert result.stderr == "Error: somebody/large could not be downloaded: there is no network.\n"
 
 
-def test_list_marks_the_one_that_is_served(run: Any, workflow: Workflow) -> None:
-    versions = [
-        ModelVersion(name, Path(name), "pulled", "2026-01-01T00:00:00Z") for name in ("fake-1", "b")
-    ]
-    workflow.versions.list = lambda: versions  # type: ignore[method-assign]
-    marked = [line.split()[0] for line in run("list").stdout.splitlines()[1:]]
-    assert marked == ["*", "b"]
-
-
-def test_list_works_when_nothing_can_be_served(run: Any, workflow: Workflow) -> None:
-    def current() -> ModelVersion:
-        raise ModelUnavailable("The current version is gone.")
-
-    workflow.versions.current = current  # type: ignore[method-assign]
-    workflow.versions.list = lambda: []  # type: ignore[method-assign]
-    result = run("list")
-    assert result.exit_code == 0
-    assert "The current version is gone." in result.stderr
-
-
 def test_every_command_has_a_help_text(run: Any, runner: FlaskCliRunner) -> None:
-    for command in ("warmup", "info", "caption", "pull", "list"):
+    for command in ("warmup", "info", "caption", "pull"):
         result = run(command, "--help")
         assert result.exit_code == 0
         assert len(result.output.splitlines()[2].strip()) > 20

@@ -1,0 +1,171 @@
+"""``flask model evaluate``: how good versions are, beside the current one."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from captionapp.cli.base import progress_of_captions, table
+from captionapp.cli.model import group
+from captionapp.training.compare import Outcome, PictureResult, Report
+from captionapp.training.evaluate import Figures
+from captionapp.web.current import workflow
+from captionapp.workflow import Workflow
+
+#: Wins and losses that are printed; the report has them all.
+SHOWN = 3
+_FIGURES = [  # what a person reads, of the fields of Figures
+    ("CIDEr", "cider", "{:.3f}"),
+    ("BLEU-4", "bleu_4", "{:.3f}"),
+    ("ROUGE-L", "rouge_l", "{:.3f}"),
+    ("exact matches", "exact", "{:d}"),
+    ("edit distance in words", "edit_distance", "{:.2f}"),
+    ("distinct captions", "distinct", "{:.1%}"),
+    ("captions that repeat", "repeating", "{:d}"),
+    ("captions without a word", "empty", "{:d}"),
+    ("words a caption", "mean_words", "{:.1f}"),
+]
+
+
+@group.command("evaluate")
+@click.argument("versions", metavar="[VERSION ...]", nargs=-1)
+@click.option(
+    "--data",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Imagefolder with captions, instead of the held-out answers.",
+)
+@click.option(
+    "--retained",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Imagefolder on which a version must not have become worse.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def evaluate(
+    versions: tuple[str, ...], data: Path | None, retained: Path | None, as_json: bool
+) -> None:
+    """Compare versions with the current one on pictures that none was trained on.
+
+    Without a VERSION, the newest trained one is compared; if there is none, the figures are those
+    of the current version. A report is kept with each version, with both captions of each picture.
+    """
+    if data and retained:
+        raise click.UsageError("--retained goes with the held-out answers, not with --data.")
+    flow = workflow()
+    current = flow.versions.current()
+    names = [name for name in versions or _newest_trained(flow) if name != current.name]
+    with progress_of_captions() as on_progress:
+        if not names:
+            given = flow.promotion.prover.folder(data) if data else flow.promotion.prover.held_out()
+            figures = flow.promotion.prover.figures(current, given, on_progress)
+            reports: list[Report] = []
+        else:
+            reports = [
+                flow.promotion.evaluate_on(name, data, on_progress)
+                if data
+                else flow.promotion.evaluate(name, retained, on_progress)
+                for name in names
+            ]
+            figures = reports[0].current_figures
+    if as_json:
+        click.echo(json.dumps(as_object(current.name, figures, reports), ensure_ascii=False))
+        return
+    click.echo(figures_table(current.name, figures, reports))
+    for report in reports:
+        click.echo(f"\n{described(report)}")
+
+
+def _newest_trained(flow: Workflow) -> Sequence[str]:
+    return [one.name for one in flow.versions.list() if one.origin == "trained"][-1:]
+
+
+def as_object(current: str, figures: Figures, reports: Sequence[Report]) -> dict[str, Any]:
+    """For programs: the current version's figures, and every report as a whole."""
+    return {
+        "current": {"version": current, "figures": figures.as_dict()},
+        "reports": [dataclasses.asdict(report) for report in reports],
+    }
+
+
+def figures_table(current: str, figures: Figures, reports: Sequence[Report]) -> str:
+    """A column for each version."""
+    columns = [(f"{current} (current)", figures)]
+    columns += [(report.candidate, report.candidate_figures) for report in reports]
+    rows = [["", *(name for name, _ in columns)]]
+    rows.append(["pictures", *(str(one.pictures) for _, one in columns)])
+    for name, field, form in _FIGURES:
+        rows.append([name, *(form.format(getattr(one, field)) for _, one in columns)])
+    return table(rows)
+
+
+def described(report: Report) -> str:
+    """For a person: the verdict, the slices, some wins and losses, the reasons of the gate."""
+    lines = [_verdict(report), "", _slices(report)]
+    if report.retained:
+        kept = report.retained
+        lines += [
+            "",
+            f"On {kept.pictures} retained pictures of {kept.source}: CIDEr "
+            f"{kept.candidate_figures.cider:.3f} after {kept.current_figures.cider:.3f} "
+            f"({-kept.loss:+.1%}).",
+        ]
+    if report.votes.votes:
+        lines += [
+            "",
+            f"Blind votes: {report.votes.candidate} for it, {report.votes.current} for the current "
+            f"version, {report.votes.both + report.votes.neither} for neither alone.",
+        ]
+    lines += [*_some(report, "win", "Wins"), *_some(report, "loss", "Losses")]
+    if report.skipped:
+        lines += ["", f"Left out, as they cannot be read: {', '.join(report.skipped)}."]
+    if report.refusals:
+        lines += ["", f"{report.candidate} would not be promoted:"]
+        lines += [f"- {reason}" for reason in report.refusals]
+    return "\n".join(lines)
+
+
+def _verdict(report: Report) -> str:
+    counts = (
+        f"{report.count('win')} wins, {report.count('tie')} ties, {report.count('loss')} losses "
+        f"on {report.pictures} pictures of {report.source}"
+    )
+    if report.probability_better is None:
+        return (
+            f"{report.candidate} against {report.current}: cannot tell, from {report.compared} "
+            f"pictures that count. {counts}."
+        )
+    return (
+        f"{report.candidate} against {report.current}: {report.verdict}, with probability "
+        f"{report.probability_better:.3f} on {report.compared} pictures that count. {counts}."
+    )
+
+
+def _slices(report: Report) -> str:
+    rows = [["slice", "pictures", "CIDEr", "before", "wins", "ties", "losses"]]
+    for name, part in report.slices.items():
+        counts = (part.wins, part.ties, part.losses)
+        cider = (f"{part.candidate_cider:.3f}", f"{part.current_cider:.3f}")
+        rows.append([name, str(part.pictures), *cider, *map(str, counts)])
+    return table(rows)
+
+
+def _some(report: Report, outcome: Outcome, title: str) -> list[str]:
+    some = report.of(outcome)[:SHOWN]
+    if not some:
+        return []
+    pairs = [line for row in some for line in _pair(row)]
+    return ["", f"{title}, {len(some)} of {report.count(outcome)}:", *pairs]
+
+
+def _pair(row: PictureResult) -> list[str]:
+    return [
+        f"  {row.image_id}: {row.references[0]!r}",
+        f"    now    {row.candidate!r} ({row.candidate_score:.2f})",
+        f"    before {row.current!r} ({row.current_score:.2f})",
+    ]

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+from flask.testing import FlaskCliRunner
+
+from captionapp.training.dataset import FeedbackDataset
+from captionapp.workflow import Workflow
+from tests.judging import SAID, Scene, imagefolder
+
+
+@pytest.fixture
+def scene(tmp_path: Path, workflow: Workflow) -> Scene:
+    scene = Scene(tmp_path)
+    workflow.versions = scene.versions
+    workflow.promotion = scene.promotion()
+    return scene
+
+
+@pytest.fixture
+def run(runner: FlaskCliRunner) -> Any:
+    def run(*args: str | Path) -> Result:
+        return runner.invoke(args=["model", "evaluate", *map(str, args)])
+
+    return run
+
+
+def test_a_version_beside_the_current_one(run: Any, scene: Scene) -> None:
+    scene.trained("v1")
+    result = run("v1")
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert lines[0].split() == [scene.shipped.name, "(current)", "v1"]
+    assert any(line.split() == ["exact", "matches", "0", "24"] for line in lines)
+    assert "v1 against" in result.stdout and ": better, with probability 1.000" in result.stdout
+    assert "Wins, 3 of 24:" in result.stdout and "Losses" not in result.stdout
+    assert "would not be promoted" not in result.stdout
+    assert scene.versions.current() == scene.shipped
+    assert (scene.versions.models_folder / "v1" / "evaluation.json").is_file()
+
+
+def test_what_the_gate_has_against_it_is_said(run: Any, scene: Scene) -> None:
+    scene.trained("v1", lambda _: "a dog")
+    assert "v1 would not be promoted:\n- it is not shown to be better" in run("v1").stdout
+
+
+def test_without_a_name_it_is_the_newest_trained_one(run: Any, scene: Scene) -> None:
+    alone = run()
+    assert alone.stdout.splitlines()[0].split() == [scene.shipped.name, "(current)"]
+    scene.trained("v1")
+    scene.trained("v2")
+    assert "v2 against" in run().stdout
+
+
+def test_several_at_once_as_json(run: Any, scene: Scene) -> None:
+    scene.trained("v1")
+    scene.trained("v2", lambda _: "a dog")
+    told = json.loads(run("v1", "v2", scene.shipped.name, "--json").stdout)
+    assert told["current"]["version"] == scene.shipped.name
+    assert [one["candidate"] for one in told["reports"]] == ["v1", "v2"]
+    assert [one["verdict"] for one in told["reports"]] == ["better", "not better"]
+    assert told["reports"][0]["results"][0]["candidate"] == SAID[0]
+
+
+def test_any_imagefolder_will_do(run: Any, scene: Scene) -> None:
+    scene.trained("v1")
+    folder = imagefolder(scene.folder / "data", range(6))
+    result = run("v1", "--data", folder)
+    assert "cannot tell, from 6 pictures that count" in result.stdout
+    assert "would not be promoted" not in result.stdout
+    assert run("--data", folder, "--retained", folder).exit_code == 2
+    (folder / "metadata.csv").unlink()
+    assert run("v1", "--data", folder).exit_code == 1
+
+
+def test_without_answers_it_says_so(run: Any, scene: Scene) -> None:
+    scene.data = FeedbackDataset((), (), (), "", 0)
+    result = run()
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "There are no held-out answers" in result.stderr

@@ -1,0 +1,326 @@
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from captionapp import promotion as module
+from captionapp.captioning.versions import ModelVersion
+from captionapp.errors import PointerMoved, PromotionRefused, UnknownVersion
+from captionapp.promotion import problem_in_fresh_process
+from captionapp.settings import Settings
+from captionapp.training import compare
+from captionapp.training.dataset import FeedbackDataset
+from captionapp.votes import Tally
+from tests.judging import SAID, Reader, Scene, add_version, imagefolder
+from tests.tiny_blip import make_tiny_blip
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Scene:
+    return Scene(tmp_path)
+
+
+def refused(scene: Scene, name: str, **settings: Any) -> str:
+    with pytest.raises(PromotionRefused) as caught:
+        scene.promotion(**settings).promote(name)
+    assert scene.versions.current() == scene.shipped
+    assert scene.versions.pointer.history() == []
+    return str(caught.value)
+
+
+def test_a_better_version_passes_and_the_history_says_why(scene: Scene) -> None:
+    version = scene.trained("v1")
+    promotion = scene.promotion()
+    change = promotion.promote("v1")
+    assert scene.versions.current() == version
+    assert (change.version, change.previous, change.forced) == ("v1", scene.shipped.name, False)
+    assert "better on 24 held-out corrections with probability 1.000" in change.reason
+    assert promotion.history() == [change]
+    assert scene.checked == ["v1"]
+    report = promotion.report("v1")
+    assert report is not None and report.refusals == ()
+    assert compare.load_report(version) == report
+    with pytest.raises(PromotionRefused, match="current version already"):
+        promotion.promote("v1")
+
+
+def test_a_version_trained_on_wrong_captions_is_refused_with_a_report(scene: Scene) -> None:
+    scene.before = lambda n: SAID[n].replace("raccoon", "dog")  # type: ignore[method-assign]
+    scene.trained("wrong", lambda n: f"an aeroplane of kind {n}")
+    said = refused(scene, "wrong")
+    assert "not shown to be better on 24 held-out corrections" in said
+    assert "CAPTIONAPP_PROMOTE_PROBABILITY" in said
+    report = scene.promotion().report("wrong")
+    assert report is not None
+    assert report.verdict == "not better" and len(report.refusals) >= 1
+    assert all(reason in said for reason in report.refusals)
+    assert report.probability_better == 0 and report.count("loss") == 24
+    assert [row.candidate for row in report.results][0] == "an aeroplane of kind 0"
+
+
+def test_too_few_corrections_are_no_pass(scene: Scene) -> None:
+    scene.trained("v1")
+    assert "cannot be told whether it is better: 24" in refused(scene, "v1", min_held_out=25)
+    scene.data = FeedbackDataset((), (), (), "", 0)
+    assert "nothing is proven (There are no held-out answers" in refused(scene, "v1")
+
+
+def test_a_version_that_forgot_is_refused(scene: Scene) -> None:
+    scene.before = lambda n: SAID[n]  # type: ignore[method-assign]
+    scene.trained("v1", lambda n: SAID[n] if n % 3 else f"a raccoon of kind {n}")
+    said = refused(scene, "v1", promote_probability=0.5001)
+    assert "worse on" in said and "CAPTIONAPP_MAX_RETAINED_LOSS" in said
+    (report_said,) = [
+        reason
+        for reason in scene.promotion().report("v1").refusals  # type: ignore[union-attr]
+        if "retained" in reason
+    ]
+    assert report_said in said
+
+
+def test_a_small_loss_on_what_is_retained_is_allowed(scene: Scene) -> None:
+    promotion = scene.promotion()
+    scene.trained("v1")
+    report = promotion.evaluate("v1")
+    assert report.retained is not None
+    worse = dataclasses.replace(report.retained.current_figures, cider=1.0)
+
+    def lost(share: float) -> tuple[str, ...]:
+        kept = dataclasses.replace(
+            report.retained,
+            current_figures=worse,
+            candidate_figures=dataclasses.replace(worse, cider=1 - share),
+        )
+        changed = dataclasses.replace(report, retained=kept)
+        return module.refusals(changed, promotion.settings)
+
+    assert lost(0.049) == ()
+    assert "5.1% less" in lost(0.051)[0]
+
+
+def test_with_nothing_to_retain_it_asks_for_a_folder_or_force(scene: Scene) -> None:
+    scene.captioners["v1"] = Reader("v1", SAID.__getitem__)
+    add_version(scene.versions, "v1", details={"retain": None})
+    assert "no retained pictures are known" in refused(scene, "v1")
+    promotion = scene.promotion()
+    promotion.promote("v1", retained=imagefolder(scene.folder / "named", range(10)))
+    report = promotion.report("v1")
+    assert report is not None and report.retained is not None
+    assert report.retained.pictures == 10
+
+
+def test_only_the_part_that_was_not_rehearsed_judges(scene: Scene) -> None:
+    scene.trained("v1")
+    report = scene.promotion().evaluate("v1")
+    assert report.retained is not None
+    assert 0 < report.retained.pictures < 12
+
+
+def test_a_retained_folder_that_is_gone_is_said(scene: Scene) -> None:
+    scene.trained("v1")
+    shutil.rmtree(scene.retained)
+    assert "nothing is proven" in refused(scene, "v1")
+
+
+def test_a_version_that_says_one_thing_is_refused(scene: Scene) -> None:
+    scene.before = lambda n: f"picture {n}"  # type: ignore[method-assign]
+    scene.trained("v1", lambda _: "a red raccoon on a tree")
+    said = refused(scene, "v1")
+    assert "says the same of many pictures: 4% of its captions" in said
+
+
+def test_corrections_that_all_say_the_same_may_be_learnt(scene: Scene) -> None:
+    scene.before = lambda n: f"picture {n}"  # type: ignore[method-assign]
+    same = [dataclasses.replace(one, caption="a raccoon") for one in scene.data.held_out]
+    scene.data = dataclasses.replace(scene.data, held_out=tuple(same))
+    report = scene.promotion()
+    scene.trained("v1", lambda _: "a raccoon")
+    assert not [x for x in report.evaluate("v1").refusals if "24 held-out pictures are" in x]
+
+
+def test_blind_votes_can_be_required(scene: Scene) -> None:
+    scene.trained("v1")
+    assert "0 blind votes were cast, and 5 are needed" in refused(scene, "v1", min_votes=5)
+    scene.tally = Tally(candidate=2, current=3)
+    assert "preferred it 2 times" in refused(scene, "v1", min_votes=5)
+    scene.tally = Tally(candidate=3, current=2)
+    assert scene.promotion(min_votes=5).promote("v1").version == "v1"
+
+
+def test_a_version_that_does_not_load_is_never_promoted(scene: Scene) -> None:
+    scene.trained("v1")
+    scene.problem = "half of its weights are missing"
+    assert "does not load and caption in a fresh process (half of" in refused(scene, "v1")
+    with pytest.raises(PromotionRefused, match="half of its weights"):
+        scene.promotion().promote("v1", force_reason="I want it")
+    assert scene.versions.pointer.last() is None
+
+
+def test_force_is_recorded_with_its_reason_and_what_the_gate_said(scene: Scene) -> None:
+    scene.trained("v1", lambda _: "a dog")
+    promotion = scene.promotion()
+    change = promotion.promote("v1", force_reason="the old one is worse by eye")
+    assert change.forced
+    assert change.reason.startswith("the old one is worse by eye; the gate had said: it is not")
+    assert promotion.history()[-1] == change
+    with pytest.raises(PromotionRefused, match="say why"):
+        promotion.promote("v1", force_reason=" ")
+
+
+def test_force_that_was_not_needed_is_none(scene: Scene) -> None:
+    scene.trained("v1")
+    assert not scene.promotion().promote("v1", force_reason="in a hurry").forced
+
+
+def test_a_version_can_be_forced_without_any_answers(scene: Scene) -> None:
+    scene.trained("v1")
+    scene.data = FeedbackDataset((), (), (), "", 0)
+    assert scene.promotion().promote("v1", force_reason="first steps").forced
+
+
+def test_a_pulled_version_is_promoted_freely(scene: Scene) -> None:
+    add_version(scene.versions, "large-1", origin="pulled")
+    change = scene.promotion().promote("large-1")
+    assert (change.forced, change.reason) == (False, "pulled version: promoted freely")
+    assert scene.checked == ["large-1"]
+
+
+def test_rollback_goes_back_one_by_one(scene: Scene) -> None:
+    promotion = scene.promotion()
+    with pytest.raises(PromotionRefused, match="nothing was promoted yet"):
+        promotion.rollback()
+    for name in ("v1", "v2", "v3"):
+        add_version(scene.versions, name, origin="pulled")
+        promotion.promote(name)
+    for name in ("v2", "v1", scene.shipped.name):
+        assert promotion.rollback().version == name == scene.versions.current().name
+    with pytest.raises(PromotionRefused, match="no version to go back to"):
+        promotion.rollback()
+    assert promotion.promote("v3").previous == scene.shipped.name
+    assert promotion.rollback().version == scene.shipped.name
+    assert len(promotion.history()) == 8
+
+
+def test_a_rollback_to_what_is_gone_changes_nothing(scene: Scene) -> None:
+    promotion = scene.promotion()
+    for name in ("v1", "v2"):
+        add_version(scene.versions, name, origin="pulled")
+        promotion.promote(name)
+    shutil.rmtree(scene.versions.models_folder / "v1")
+    with pytest.raises(UnknownVersion):
+        promotion.rollback()
+    assert scene.versions.current().name == "v2"
+
+
+def test_after_a_rollback_to_the_shipped_version_an_upgrade_of_it_is_served(scene: Scene) -> None:
+    add_version(scene.versions, "v1", origin="pulled")
+    promotion = scene.promotion()
+    promotion.promote("v1")
+    promotion.rollback()
+    (scene.folder / "fine-tuned-model" / "model.safetensors").write_bytes(b"better weights")
+    assert scene.versions.current() == scene.versions.shipped() != scene.shipped
+
+
+def test_what_somebody_else_promoted_meanwhile_is_not_overwritten(scene: Scene) -> None:
+    scene.trained("v1")
+    add_version(scene.versions, "other", origin="pulled")
+    promotion = scene.promotion()
+
+    def meanwhile(version: ModelVersion) -> str:
+        scene.versions.set_current("other")
+        return ""
+
+    promotion._check = meanwhile
+    with pytest.raises(PointerMoved, match="other was made the current version"):
+        promotion.promote("v1")
+    assert scene.versions.current().name == "other"
+
+
+def test_the_setting_goes_over_promotions_so_they_are_refused(scene: Scene) -> None:
+    add_version(scene.versions, "v1", origin="pulled")
+    scene.versions.model_setting = "v1"
+    for act in (lambda: scene.promotion().promote("v1"), scene.promotion().rollback):
+        with pytest.raises(PromotionRefused, match="CAPTIONAPP_MODEL names v1"):
+            act()
+
+
+def test_a_damaged_pointer_is_put_right_by_a_promotion(scene: Scene) -> None:
+    add_version(scene.versions, "v1", origin="pulled")
+    scene.versions.pointer.path.write_text("{")
+    scene.promotion().promote("v1")
+    assert scene.versions.current().name == "v1"
+
+
+def test_prune_keeps_the_newest_the_current_and_its_predecessor(scene: Scene) -> None:
+    promotion = scene.promotion()
+    for number in range(1, 7):
+        created = f"2026-01-0{number}T00:00:00Z"
+        add_version(scene.versions, f"v{number}", origin="pulled", created_at=created)
+    promotion.promote("v2")
+    promotion.promote("v1")
+    assert promotion.prune(2) == ["v3", "v4"]
+    names = [one.name for one in scene.versions.list()]
+    assert names == [scene.shipped.name, "v1", "v2", "v5", "v6"]
+    assert not list(scene.versions.models_folder.glob(".*"))
+    assert promotion.prune(2) == []
+    assert promotion.prune(0) == ["v5", "v6"]
+    assert promotion.rollback().version == "v2"
+    assert scene.versions.current().name == "v2"
+
+
+def test_prune_removes_what_a_killed_prune_left_and_known_captions(scene: Scene) -> None:
+    scene.trained("v1")
+    promotion = scene.promotion()
+    promotion.evaluate("v1")
+    (scene.versions.models_folder / ".pruned-v0").mkdir()
+    assert promotion.prune(0) == ["v1"]
+    assert not list(scene.versions.models_folder.glob(".*"))
+    options = promotion.settings.decode_options()
+    keys = [one.key for one in promotion.prover.held_out().pictures]
+    assert promotion.prover.cache.captions("v1", keys, options) == {}
+    assert promotion.prover.cache.captions(scene.shipped.name, keys, options) != {}
+
+
+def test_a_report_about_the_shipped_version_is_not_written_into_its_folder(scene: Scene) -> None:
+    scene.trained("v1")
+    promotion = scene.promotion()
+    promotion.promote("v1")
+    report = promotion.evaluate(scene.shipped.name)
+    assert promotion.report(scene.shipped.name) == report
+    assert report.current == "v1" and report.verdict == "not better"
+    assert {file.name for file in scene.shipped.folder.iterdir()} == {"model.safetensors"}
+
+
+def test_a_folder_is_judged_without_the_gate_and_beside_its_report(scene: Scene) -> None:
+    scene.trained("v1")
+    promotion = scene.promotion()
+    kept = promotion.evaluate("v1")
+    report = promotion.evaluate_on("v1", imagefolder(scene.folder / "named", range(24)))
+    assert report.verdict == "better" and report.compared == 24 and report.refusals == ()
+    assert promotion.report("v1") == kept
+    (file,) = (scene.folder / "evaluations").glob("v1--named-*.json")
+    assert compare.read_report(file) == report
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_blip(tmp_path_factory.mktemp("made") / "tiny")
+
+
+def test_a_fresh_process_loads_and_captions(checkpoint: Path, tmp_path: Path) -> None:
+    version = ModelVersion("tiny", checkpoint, "trained", "2026-01-01T00:00:00Z")
+    settings = Settings(instance=tmp_path / "instance")
+    assert problem_in_fresh_process(version, settings) == ""
+
+
+def test_a_fresh_process_says_why_it_cannot(checkpoint: Path, tmp_path: Path) -> None:
+    broken = Path(shutil.copytree(checkpoint, tmp_path / "broken"))
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:2000])
+    version = ModelVersion("broken", broken, "trained", "2026-01-01T00:00:00Z")
+    said = problem_in_fresh_process(version, Settings(instance=tmp_path / "instance"))
+    assert "cannot be loaded" in said and "\n" not in said
