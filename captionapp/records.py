@@ -155,9 +155,15 @@ class Records:
             total = session.scalar(select(func.count()).select_from(Holding).where(mine)) or 0
             return [_held(row) for row in session.execute(query)], total
 
-    def require_holding(self, session: Session, image_id: str, contributor: str) -> None:
-        """Raises NotFound if this browser does not hold the picture."""
-        if session.get(Holding, (image_id, contributor)) is None:
+    def require_holding(self, session: Session, image_id: str, contributor: str | None) -> None:
+        """Raises NotFound if this browser does not hold the picture; ``None`` is the operator, for
+        whom it only has to be there."""
+        known = (
+            session.get(Picture, image_id)
+            if contributor is None
+            else session.get(Holding, (image_id, contributor))
+        )
+        if known is None:
             raise NotFound("There is no such picture, or it is not one of yours.")
 
     def release(self, session: Session, image_id: str, contributor: str) -> bool:
@@ -234,6 +240,38 @@ class Records:
             for row in session.scalars(query):
                 found.setdefault((row.image_id, row.options), []).append(_caption(row))
         return found
+
+    def captions_by(self, model_version: str) -> dict[str, str]:
+        """What this version said last of each picture, by ``image_id``; what was begun by a person
+        is not its own words, and left out."""
+        query = (
+            select(CaptionRow)
+            .where(CaptionRow.model_version == model_version)
+            .order_by(CaptionRow.number)
+        )
+        with self.read() as session:
+            made = [_caption(row) for row in session.scalars(query)]
+        return {one.image_id: one.text for one in made if not one.options.get("prompt")}
+
+    def newest_captions(self, model_version: str) -> list[CaptionRecord]:
+        """The last caption that this version made of each picture, the least probable first."""
+        newest = (
+            select(func.max(CaptionRow.number))
+            .where(CaptionRow.model_version == model_version)
+            .group_by(CaptionRow.image_id)
+        )
+        query = (
+            select(CaptionRow)
+            .where(CaptionRow.number.in_(newest))
+            .order_by(CaptionRow.probability, CaptionRow.number)
+        )
+        with self.read() as session:
+            return [_caption(row) for row in session.scalars(query)]
+
+    def picture_ids(self) -> list[str]:
+        """All pictures there are, the oldest first."""
+        with self.read() as session:
+            return list(session.scalars(select(Picture.image_id).order_by(Picture.created_at)))
 
     # Jobs
 

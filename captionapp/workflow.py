@@ -205,13 +205,18 @@ class Workflow:
         reasons: Iterable[str],
     ) -> FeedbackRow:
         """Append an answer about a caption that was shown. Durable once this returns.
+        *,
+        by_operator: bool = False,
 
         Raises:
             NotFound: if the picture is not this browser's or the caption not the picture's.
+        The operator answers also about pictures that this browser does not hold.
+
             InvalidFeedback: if the verdict, the correction or a reason cannot be kept.
             FeedbackStoreError: if the row could not be written.
         """
-        held = self.records.held(image_id, contributor)
+        holder = None if by_operator else contributor
+        held = self.records.held(image_id, holder)
         caption = self.records.caption(image_id, caption_id)
         try:
             chosen = Verdict(verdict)
@@ -237,7 +242,7 @@ class Workflow:
         )
         # Inside the transaction nobody can let go of the picture that the row needs.
         with timed("feedback"), self.records.write() as session:
-            self.records.require_holding(session, image_id, contributor)
+            self.records.require_holding(session, image_id, holder)
             self.feedback.append(row)
         self.metrics.feedback_given(chosen)
         return row

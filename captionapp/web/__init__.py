@@ -11,6 +11,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from captionapp.settings import Settings
 from captionapp.web import (
     about,
+    asking,
     errors,
     feedback,
     headers,
@@ -39,7 +40,7 @@ def register(app: Flask) -> None:
     errors.init_app(app)
     presenting.init_app(app)
     app.jinja_env.globals["is_operator"] = operator.is_operator
-    for module in (upload, pictures, feedback, insights, history, about, health):
+    for module in (upload, pictures, feedback, asking, insights, history, about, health):
         app.register_blueprint(module.blueprint)
 
 

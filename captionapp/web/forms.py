@@ -7,6 +7,7 @@ from flask_wtf.file import MultipleFileField
 from wtforms import (
     DateField,
     HiddenField,
+    IntegerField,
     SelectChoice,
     SelectField,
     SelectMultipleField,
@@ -66,6 +67,13 @@ class FeedbackForm(FlaskForm):  # type: ignore[misc]
         widget=ListWidget(prefix_label=False),
         option_widget=CheckboxInput(),
     )
+
+
+class NextForm(FeedbackForm):
+    """``POST /feedback/next``: an answer about a picture that this browser need not hold."""
+
+    image_id = HiddenField(validators=[DataRequired("The form is incomplete; send it again.")])
+    skip = IntegerField(default=0, validators=[Optional()])
 
 
 class FilterForm(FlaskForm):  # type: ignore[misc]

@@ -56,13 +56,13 @@ def page(image_id: str, form: FeedbackForm | None = None, problem: str = "") -> 
 @blueprint.get("/file")
 def file(image_id: str) -> Response:
     path = workflow().serve_file(image_id, _viewer(image_id))
-    return _send(path, MEDIA_TYPE, image_id)
+    return send_picture(path, MEDIA_TYPE, image_id)
 
 
 @blueprint.get("/thumbnail")
 def thumbnail(image_id: str) -> Response:
     path = workflow().serve_thumbnail(image_id, _viewer(image_id))
-    return _send(path, "image/webp", f"{image_id}-small")
+    return send_picture(path, "image/webp", f"{image_id}-small")
 
 
 @blueprint.post("/delete")
@@ -91,7 +91,8 @@ def _viewer(image_id: str) -> str | None:
     return viewer
 
 
-def _send(path: Path, media_type: str, stem: str) -> Response:
+def send_picture(path: Path, media_type: str, stem: str) -> Response:
+    """A stored file as an answer that may be kept. Raises NotFound if the file is gone."""
     try:
         response = send_file(
             path, mimetype=media_type, download_name=f"{stem}{path.suffix}", conditional=True
