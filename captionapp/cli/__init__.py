@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from flask import Flask
 
-from captionapp.cli import evaluation, feedback, model, promotion, settings_command
+from captionapp.cli import evaluation, feedback, model, promotion, settings_command, training
 
 #: Modules whose commands are part of ``flask model``: importing them is enough.
-_OF_MODEL = (evaluation, promotion)
+_OF_MODEL = (evaluation, promotion, training)
 
 
 def register(app: Flask) -> None:

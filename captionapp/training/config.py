@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -49,8 +50,23 @@ class FinetuneConfig:
 
     # Early stopping and safety
     held_out_share: float = 0.1  # of the training side's corrections, for early stopping
+    min_corrections: int = 10  # fewer on the training side are not worth a version
     min_held_out: int = 8  # fewer are no measure: then all are trained on, for all the epochs
     checkpoint_seconds: float = 60.0  # what a crash may cost at most
+
+    def __post_init__(self) -> None:
+        """ValueError for what could not be trained with."""
+        if self.method not in ("auto", "full", "lora"):
+            raise ValueError(f"method is {self.method!r}; it is auto, full or lora.")
+        for name in ("epochs", "patience", "batch_size", "lora_rank", "max_tokens", "clip"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0.")
+        for name in ("warmup", "crop", "retain_held_out", "held_out_share", "label_smoothing"):
+            if not 0 <= getattr(self, name) < 1 + (name == "crop"):
+                raise ValueError(f"{name} is {getattr(self, name)}; it is a share, from 0 to 1.")
+        for name, value in vars(self).items():
+            if isinstance(value, int | float) and not 0 <= value < math.inf:
+                raise ValueError(f"{name} is {value}; it must be a number from 0 on.")
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: numbers, text, None and lists."""

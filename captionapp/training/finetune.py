@@ -119,7 +119,10 @@ def finetune(
             checkpoints.save(run_folder, learner, asdict(state), on_skip)
             saved = time.monotonic()
         if stop:
-            raise TrainingStopped(f"The training was stopped after step {state.step} of {steps}.")
+            raise TrainingStopped(
+                f"The training was stopped after step {state.step} of {steps}; "
+                "`flask model finetune --resume` goes on."
+            )
         if now - reported > REPORT_SECONDS or state.step == steps:
             reported = now
             on_progress(_progress(state, config, steps, steps_a_pass, speed))

@@ -54,15 +54,15 @@ class Learner:
         parameters = sum(p.numel() for p in self.model.parameters())
         self.method = choose_method(config.method, parameters, _free_memory())
         self.bf16 = bf16_is_faster() if config.bf16 is None else config.bf16
-        self._peft: Any = None
+        self._lora: Any = None
         self._start: Any = None
         if self.method == "lora":
-            self._peft = _with_lora(self.model, config)  # changes self.model in place
+            self._lora = _with_lora(self.model, config)  # changes self.model in place
         else:
             self._start = copy.deepcopy(self.model).requires_grad_(False)
         self.trained = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
         self.best: dict[str, torch.Tensor] | None = None
-        self._peak = config.lora_learning_rate if self._peft else config.learning_rate
+        self._peak = config.lora_learning_rate if self._lora else config.learning_rate
         self.optimizer = torch.optim.AdamW(
             self.trained.values(), lr=self._peak, betas=config.betas, weight_decay=0.0
         )
@@ -84,6 +84,7 @@ class Learner:
         real = batch.labels != IGNORED
         rows = torch.arange(len(batch.labels))[:, None].expand_as(batch.labels)[real]
         old = rows >= batch.corrections  # tokens of rehearsed captions
+        then = self._starting_logits(batch) if old.any() and config.output_penalty else None
         logits = self._logits(self.model, batch)
         losses = F.cross_entropy(
             logits, batch.labels[real], reduction="none", label_smoothing=config.label_smoothing
@@ -92,21 +93,16 @@ class Learner:
         loss = correction
         if old.any():
             loss = loss + config.rehearsal_loss * losses[old].mean()
-            if config.output_penalty:
-                then = self._starting_logits(batch)
-                divergence = F.kl_div(
-                    logits[old].log_softmax(-1),
-                    then.log_softmax(-1),
-                    log_target=True,
-                    reduction="batchmean",
-                )
-                loss = loss + config.output_penalty * divergence
+        if then is not None:
+            now = logits[old].log_softmax(-1)
+            divergence = F.kl_div(now, then.log_softmax(-1), log_target=True, reduction="batchmean")
+            loss = loss + config.output_penalty * divergence
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.trained.values(), config.clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self._pull_back()
-        return float(correction)
+        return float(correction.detach())
 
     @torch.no_grad()
     def loss(self, batches: Iterable[Batch]) -> float:
@@ -138,7 +134,7 @@ class Learner:
         Raises:
             TrainingFailed: if it cannot be stored.
         """
-        model = self._peft.merge_and_unload() if self._peft else self.model
+        model = self._lora.merge_and_unload() if self._lora else self.model
         try:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
@@ -160,8 +156,10 @@ class Learner:
         with torch.no_grad():
             if self._start is not None:
                 return self._logits(self._start, old)
-            with self._peft.disable_adapter():
-                return self._logits(self.model, old)
+            self._lora.disable_adapter_layers()
+            logits = self._logits(self.model, old)
+            self._lora.enable_adapter_layers()
+            return logits
 
     def _logits(self, model: Any, batch: Batch) -> torch.Tensor:
         """(m, words) of the m tokens that are no padding, row by row."""
@@ -222,17 +220,16 @@ def _load(start: ModelVersion) -> tuple[Any, Any]:
 
 
 def _with_lora(model: Any, config: FinetuneConfig) -> Any:
-    from peft import LoraConfig, get_peft_model
+    """Put the matrices into the model, in place; only they are trained then."""
+    from peft import LoraConfig, LoraModel
 
-    return get_peft_model(
-        model,
-        LoraConfig(
-            r=config.lora_rank,
-            lora_alpha=config.lora_alpha,
-            lora_dropout=0.0,
-            target_modules=LORA_LAYERS,
-        ),
+    chosen = LoraConfig(
+        r=config.lora_rank,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=0.0,
+        target_modules=LORA_LAYERS,
     )
+    return LoraModel(model, {"default": chosen}, "default")
 
 
 def _precision(folder: Path) -> torch.dtype:

@@ -14,6 +14,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -34,6 +35,7 @@ NICENESS = 15
 HANDOVER_SECONDS = 30.0
 #: Files of a run that only matter until the next one begins; a checkpoint may have gigabytes.
 _BULKY = ("checkpoint.pt",)
+_FINETUNE = ("model", "finetune")
 _RUN_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}")
 
 logger = logging.getLogger(__name__)
@@ -122,22 +124,26 @@ class TrainingRuns:
         if self.get(run_id).active:
             (self.folder / run_id / "stop").touch()
 
-    def start_detached(self, arguments: Sequence[str]) -> RunState:
+    def start_detached(self, arguments: Sequence[str], resume: str | None = None) -> RunState:
         """Start ``flask model finetune`` with these arguments as a process of its own.
+
+        ``resume`` is the id of a run that is to go on instead of a new one.
 
         It has its own session, so that it outlives this process and its signals, and a low
         priority; what it prints goes to the run's ``log.txt``.
 
         Raises:
             TrainingBusy: if one is under way.
+            NotFound: if there is no run to resume.
             OSError: if the process or its folder cannot be made.
         """
         with self._alone(0):
-            run = self._new()
+            run = self._new() if resume is None else Run(self.folder / self.get(resume).id)
+            arguments = ["--run", run.id, *(["--resume"] if resume else []), *arguments]
+            (run.folder / "stop").unlink(missing_ok=True)
             with (run.folder / "log.txt").open("wb") as log:
                 process = subprocess.Popen(
-                    [sys.executable, "-m", "flask", "--app", "wsgi", "model", "finetune"]
-                    + ["--run", run.id, *arguments],
+                    [sys.executable, "-m", "flask", "--app", "wsgi", *_FINETUNE, *arguments],
                     cwd=Path(__file__).resolve().parents[2],
                     env=self._environment(),
                     stdin=subprocess.DEVNULL,
@@ -145,6 +151,8 @@ class TrainingRuns:
                     stderr=subprocess.STDOUT,
                     **_own_session(),
                 )
+            # Until it ends somebody has to wait for it, or it stays as a zombie.
+            threading.Thread(target=process.wait, daemon=True, name=f"training {run.id}").start()
             # It waits for the lock, so this is written before it writes anything.
             state = {"status": "running", "started_at": _now(), "message": "", "version": None}
             _write(run.folder / "state.json", state | _process(process.pid))

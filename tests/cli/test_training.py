@@ -1,0 +1,202 @@
+"""`flask model finetune`, as a command and as a process that is interrupted and killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask
+
+from captionapp.captioning.versions import ModelVersions
+from captionapp.feedback.repository import Verdict
+from captionapp.settings import ROOT
+from captionapp.training.runs import TrainingRuns
+from captionapp.workflow import Workflow
+from tests.test_training_job import Answers
+from tests.tiny_blip import make_tiny_blip
+from tests.waiting import until
+
+TINY = ["--full", "--batch-size", "4", "--set", "bf16=false", "--set", "min_corrections=3"]
+
+#: Seconds that a process may take to import torch on a machine that is busy.
+SLOW = 180
+
+
+@pytest.fixture
+def tiny(make_app: Callable[..., Flask], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Flask:
+    """An application, and an environment, that serve a tiny BLIP; some pictures are corrected."""
+    monkeypatch.setenv("CAPTIONAPP_MODEL", str(make_tiny_blip(tmp_path / "tiny")))
+    app = make_app()
+    flow: Workflow = app.extensions["captionapp"]
+    del flow.versions.current  # type: ignore[attr-defined]  # the fake's
+    answers = Answers(flow)
+    for _ in range(12):
+        answers.answered("a red cat on the beach")
+    for _ in range(4):
+        answers.answered("a red ball", Verdict.ACCEPTED)
+    return app
+
+
+def invoke(app: Flask, *arguments: str) -> Any:
+    return app.test_cli_runner().invoke(args=["model", "finetune", *arguments])
+
+
+def runs_of(app: Flask) -> TrainingRuns:
+    return TrainingRuns(Path(app.instance_path) / "training")
+
+
+def versions_of(app: Flask) -> list[str]:
+    """Of the instance folder, as another process sees them."""
+    versions = ModelVersions(Path(app.instance_path) / "models", ROOT / "fine-tuned-model")
+    return [one.name for one in versions.list() if one.origin == "trained"]
+
+
+def test_it_makes_a_version_that_can_be_loaded(tiny: Flask) -> None:
+    result = invoke(tiny, *TINY, "--epochs", "2")
+    assert result.exit_code == 0, result.output
+    (name,) = versions_of(tiny)
+    assert f"{name} is there" in result.output and f"evaluate {name}" in result.output
+    assert "corrected pictures" in result.output and "rehearsing" in result.output
+    state = runs_of(tiny).latest()
+    assert state and (state.status, state.version) == ("done", name)
+    assert state.progress and state.progress.step == state.progress.steps
+    flow: Workflow = tiny.extensions["captionapp"]
+    details = flow.versions.get(name).details
+    assert details["config"]["batch_size"] == 4 and details["config"]["epochs"] == 2
+    assert details["parent"] == flow.versions.current().name != name  # nothing is promoted
+    from captionapp.captioning.blip import BlipCaptioner
+
+    BlipCaptioner.load(flow.versions.get(name).folder, name)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--resume"], "There is no training to go on with."),
+        (["--resume", "--epochs", "3"], "give nothing else"),
+        (["--set", "learning_speed=1"], "learning_speed is no hyperparameter"),
+        (["--set", "warmup=2"], "warmup is 2.0; it is a share"),
+        (["--set", "method=some"], "auto, full or lora"),
+        (["--set", "patience=soon"], "patience"),
+        (["--set", "min_corrections=100"], "100 are needed"),
+    ],
+)
+def test_what_cannot_be_done_is_a_sentence(
+    tiny: Flask, arguments: list[str], sentence: str
+) -> None:
+    result = invoke(tiny, *arguments)
+    assert result.exit_code != 0
+    assert sentence in result.output and "Traceback" not in result.output
+
+
+def test_the_rate_is_that_of_the_method_in_use() -> None:
+    from captionapp.cli.training import configured
+
+    assert configured({"learning_rate": 0.5}).lora_learning_rate == 0.5
+    assert configured({}).lora_learning_rate != configured({}).learning_rate
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """The command as a process; the environment names instance and model."""
+    processes = []
+
+    def begin(*arguments: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "flask", "--app", "wsgi", "model", "finetune"]
+        process = subprocess.Popen(
+            [*command, *arguments],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        processes.append(process)
+        return process
+
+    yield begin
+    for process in processes:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def test_ctrl_c_saves_and_resume_goes_on(tiny: Flask, start: Any) -> None:
+    process = start(*TINY, "--epochs", "100000", "--set", "patience=100000")
+    runs = runs_of(tiny)
+    until(lambda: (state := runs.latest()) and state.progress, SLOW)
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=SLOW)
+    state = runs.latest()
+    assert process.returncode == 1 and state and state.status == "stopped"
+    assert "Saving and stopping" in said and "--resume" in said and "Traceback" not in said
+    checkpoint = runs.folder / state.id / "checkpoint.pt"
+    assert checkpoint.exists() and not versions_of(tiny)
+
+    plan = runs.folder / state.id / "plan.json"
+    content = json.loads(plan.read_text())
+    step = stopped_at(state.message)
+    content["config"]["epochs"] = 1  # it is past that, so there is only the version to make
+    plan.write_text(json.dumps(content))
+    result = invoke(tiny, "--resume")
+    assert result.exit_code == 0, result.output
+    (name,) = versions_of(tiny)
+    details = tiny.extensions["captionapp"].versions.get(name).details
+    assert details["figures"]["step"] == step and runs.get(state.id).status == "done"
+    assert not checkpoint.exists()
+
+
+def stopped_at(message: str) -> int:
+    return int(message.split("after step ")[1].split()[0])
+
+
+def test_a_detached_training_is_a_session_of_its_own_and_can_be_stopped(tiny: Flask) -> None:
+    runs = runs_of(tiny)
+    started = runs.start_detached([*TINY, "--epochs", "100000", "--set", "patience=100000"])
+    assert started.status == "running" and started.pid != os.getpid()
+    assert os.getsid(started.pid) == started.pid
+    until(lambda: runs.get(started.id).progress, SLOW)
+    assert os.getpriority(os.PRIO_PROCESS, started.pid) >= 15
+    busy = invoke(tiny)
+    assert busy.exit_code == 1 and f"process {started.pid}" in busy.output
+    runs.request_stop(started.id)
+    until(lambda: not runs.get(started.id).active, SLOW)
+    assert runs.get(started.id).status == "stopped"
+    assert (runs.folder / started.id / "log.txt").read_text().startswith("Fine-tuning tiny-")
+
+
+def test_a_detached_training_that_fails_says_why(tiny: Flask) -> None:
+    runs = runs_of(tiny)
+    started = runs.start_detached(["--set", "min_corrections=1000"])
+    until(lambda: not runs.get(started.id).active, SLOW)
+    assert runs.get(started.id).status == "failed"
+    assert "1000 are needed" in runs.get(started.id).message
+
+
+@pytest.mark.parametrize("attempt", range(3))
+def test_killed_at_any_moment_it_goes_on_and_lists_nothing_half_written(
+    tiny: Flask, start: Any, attempt: int
+) -> None:
+    """benchmarks/kill_training.py does this twenty times while training and while saving."""
+    options = [*TINY, "--epochs", "60", "--set", "checkpoint_seconds=0.01"]
+    process = start(*options)
+    runs = runs_of(tiny)
+    until(lambda: (state := runs.latest()) and state.progress, SLOW)
+    time.sleep(random.Random(attempt).uniform(0, 1.0))
+    process.kill()
+    process.wait()
+    for name in versions_of(tiny):  # it was nearly done
+        assert (Path(tiny.instance_path) / "models" / name / "model.safetensors").exists()
+    state = runs.latest()
+    assert state and state.status in ("interrupted", "done")
+    if state.status == "interrupted":
+        assert invoke(tiny, "--resume").exit_code == 0
+    assert len(versions_of(tiny)) == 1
