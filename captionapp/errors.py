@@ -71,6 +71,10 @@ class InvalidDataset(CaptionAppError):
     """A folder of pictures with captions is not of the expected form."""
 
 
+class ExportFailed(CaptionAppError):
+    """The data set could not be written; the message says why and what is left of it."""
+
+
 class TooFewRows(CaptionAppError):
     """Not enough answers to train or to judge on; the message says how many are missing."""
 
@@ -85,6 +89,10 @@ class TrainingStopped(CaptionAppError):
 
 class TrainingFailed(CaptionAppError):
     """The training cannot go on or its result cannot be kept."""
+
+
+class TaskBusy(CaptionAppError):
+    """Another version is being judged or promoted."""
 
 
 class PromotionRefused(CaptionAppError):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from captionapp.errors import (
     NotFound,
     StorageFull,
 )
+from captionapp.feedback.interchange import IMPORTED, Entry
 from captionapp.feedback.repository import (
     CsvFeedbackRepository,
     FeedbackRow,
@@ -30,6 +31,7 @@ from captionapp.feedback.repository import (
     Verdict,
     clean_correction,
 )
+from captionapp.feedback.transfer import FeedbackImport, Imported
 from captionapp.images import ImageLimits, ImageStore, ValidatedImage, decode
 from captionapp.jobs import CaptionJobs, options_of
 from captionapp.metrics import Metrics
@@ -203,15 +205,15 @@ class Workflow:
         verdict: str,
         correction: str,
         reasons: Iterable[str],
-    ) -> FeedbackRow:
-        """Append an answer about a caption that was shown. Durable once this returns.
         *,
         by_operator: bool = False,
+    ) -> FeedbackRow:
+        """Append an answer about a caption that was shown. Durable once this returns.
+
+        The operator answers also about pictures that this browser does not hold.
 
         Raises:
             NotFound: if the picture is not this browser's or the caption not the picture's.
-        The operator answers also about pictures that this browser does not hold.
-
             InvalidFeedback: if the verdict, the correction or a reason cannot be kept.
             FeedbackStoreError: if the row could not be written.
         """
@@ -257,6 +259,30 @@ class Workflow:
         """
         sides = Sides(self.records, self.settings.split_seed, self.settings.held_out_share)
         return load_feedback_dataset(self.feedback.rows(), self.store, sides)
+
+    # Whole data sets
+
+    def import_feedback(self, entries: Sequence[Entry]) -> Iterator[Imported]:
+        """Bring answers with their pictures in, captioned by the version that is served now.
+
+        What is yielded as added is kept, whatever comes after. Raises as ``FeedbackImport.run``.
+        """
+        options = self.settings.decode_options()
+
+        def keep(image: ValidatedImage, name: str) -> None:
+            self.store.add(image)
+            self._hold(image, name, IMPORTED, options)
+
+        importing = FeedbackImport(
+            records=self.records,
+            feedback=self.feedback,
+            captioner=self.service.captioner,
+            keep=keep,
+            limits=self.limits,
+            options=options,
+            batch_size=self.settings.batch_size,
+        )
+        return importing.run(entries)
 
     # Steps of the above
 

@@ -676,3 +676,15 @@ def test_damaged_stored_file_is_reported(
     with pytest.raises(InvalidImage, match="Send the picture again"):
         store.load(validated.image_id)
     assert validated.image_id in caplog.text
+
+
+@pytest.mark.parametrize("length", [0, 11, 100, -1])
+def test_a_stored_file_cut_short_is_not_whole(store: ImageStore, length: int) -> None:
+    validated = decode(encoded(photo((64, 64)), "PNG"), LIMITS)
+    with pytest.raises(NotFound):
+        store.is_whole(validated.image_id)
+    store.add(validated)
+    assert store.is_whole(validated.image_id)
+    path = store.path(validated.image_id)
+    path.write_bytes(path.read_bytes()[:length])
+    assert not store.is_whole(validated.image_id)

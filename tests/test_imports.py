@@ -23,6 +23,8 @@ DOMAIN = (
     "captioning.service",
     "captioning.versions",
     "feedback.repository",
+    "feedback.transfer",
+    "training.dataset",
 )
 
 

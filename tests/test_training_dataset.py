@@ -1,11 +1,25 @@
-"""Imagefolders: what is read, and which fault is named how."""
+"""Imagefolders and feedback rows: what becomes an example, and which fault is named how."""
 
+import random
 from pathlib import Path
+from typing import Any
 
 import pytest
+from PIL import Image
 
-from captionapp.errors import InvalidDataset
-from captionapp.training.dataset import normalise_caption, read_imagefolder
+from captionapp.errors import InvalidDataset, TooFewRows
+from captionapp.feedback.rows import FeedbackRow, Verdict
+from captionapp.images import ImageLimits, ImageStore, decode
+from captionapp.training.dataset import (
+    FeedbackDataset,
+    load_feedback_dataset,
+    normalise_caption,
+    read_imagefolder,
+    require_enough,
+)
+from captionapp.training.split import Side, Sides
+from captionapp.workflow import Workflow
+from tests.conftest import encoded
 
 
 @pytest.fixture
@@ -75,3 +89,140 @@ def test_other_encodings_are_refused(folder: Path) -> None:
 )
 def test_captions_are_normalised_for_training(text: str, expected: str) -> None:
     assert normalise_caption(text) == expected
+
+
+# Feedback rows
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ImageStore:
+    return ImageStore(tmp_path / "uploads")
+
+
+def stored(store: ImageStore, number: int) -> str:
+    """Stores a picture that is like no other; returns its id."""
+    colours = random.Random(number).randbytes(12 * 9 * 3)
+    picture = Image.frombytes("RGB", (12, 9), colours).resize((96, 72), Image.Resampling.BICUBIC)
+    image = decode(encoded(picture), ImageLimits())
+    store.add(image)
+    return image.image_id
+
+
+def row(image_id: str, feedback: str, said: str = "a dog", **other: Any) -> FeedbackRow:
+    verdict = Verdict.ACCEPTED if feedback == said else Verdict.CORRECTED
+    fields = {
+        "id": f"{feedback}-{image_id}",
+        "created_at": "2026-01-01T00:00:00.000Z",
+        "image_name": "ball.png",
+        "reasons": (),
+        "model_version": "fake-1",
+        "contributor": "anna",
+    }
+    return FeedbackRow(
+        image_id=image_id, caption=said, feedback=feedback, verdict=verdict, **(fields | other)
+    )
+
+
+def load(
+    workflow: Workflow, store: ImageStore, rows: list[FeedbackRow], share: float = 0.5
+) -> FeedbackDataset:
+    return load_feedback_dataset(rows, store, Sides(workflow.records, 0, share))
+
+
+def test_both_verdicts_become_examples(workflow: Workflow, store: ImageStore) -> None:
+    corrected, accepted = stored(store, 1), stored(store, 2)
+    rows = [row(corrected, "A  Raccoon."), row(accepted, "A dog .", said="A dog .")]
+    dataset = load(workflow, store, rows)
+    found = {one.image_id: one for one in dataset.train + dataset.held_out}
+    assert found[corrected].caption == "a raccoon"
+    assert found[corrected].verdict is Verdict.CORRECTED
+    assert found[accepted].caption == "a dog"
+    assert (found[accepted].said, found[accepted].model_version) == ("A dog .", "fake-1")
+    assert found[corrected].example.path == store.path(corrected)
+    assert found[corrected].example.captions == ("a raccoon",)
+
+
+def test_the_latest_answer_counts_whoever_gave_it(workflow: Workflow, store: ImageStore) -> None:
+    image_id = stored(store, 1)
+    rows = [row(image_id, "a cat"), row(image_id, "a raccoon", contributor="bert")]
+    assert [e.caption for side in _sides(load(workflow, store, rows)) for e in side] == [
+        "a raccoon"
+    ]
+
+
+def test_examples_are_on_the_side_of_their_picture(workflow: Workflow, store: ImageStore) -> None:
+    rows = [row(stored(store, number), "a raccoon") for number in range(30)]
+    dataset = load(workflow, store, rows)
+    assert {one.side for one in dataset.train} == {Side.TRAIN}
+    assert {one.side for one in dataset.held_out} == {Side.HELD_OUT}
+    assert len(dataset.train) + len(dataset.held_out) == 30
+    train = {one.image_id for one in dataset.train}
+    more = [row(stored(store, number), "a raccoon") for number in range(30, 40)]
+    assert train <= {one.image_id for one in load(workflow, store, more + rows, 0.9).train}
+
+
+def test_what_is_no_example_is_named_and_not_fatal(workflow: Workflow, store: ImageStore) -> None:
+    gone, torn, broken, wordless, fine = (stored(store, number) for number in range(5))
+    store.delete(gone)
+    store.path(torn).write_bytes(store.path(torn).read_bytes()[:99])
+    whole = bytearray(store.path(broken).read_bytes())
+    whole[20:60] = bytes(40)
+    store.path(broken).write_bytes(whole)
+    rows = [row(one, "a raccoon") for one in (gone, torn, broken, fine)] + [row(wordless, " . ")]
+    dataset = load(workflow, store, rows)
+    reasons = {one.image_id: one.reason for one in dataset.skipped}
+    assert reasons.keys() == {gone, torn, broken, wordless}
+    assert "no longer stored" in reasons[gone]
+    assert "damaged" in reasons[torn] and "damaged" in reasons[broken]
+    assert "no word" in reasons[wordless]
+    assert [one.image_id for side in _sides(dataset) for one in side] == [fine]
+
+
+def test_a_picture_that_ties_both_sides_together_is_in_neither(
+    workflow: Workflow, store: ImageStore
+) -> None:
+    image_id = stored(store, 1)
+
+    class Tied(Sides):
+        def assign(self, pictures: Any) -> dict[str, Side | None]:
+            return {one: None for one, _ in pictures}
+
+    dataset = load_feedback_dataset(
+        [row(image_id, "a raccoon")], store, Tied(workflow.records, 0, 0.2)
+    )
+    assert _sides(dataset) == ((), ())
+    assert "both sides" in dataset.skipped[0].reason
+
+
+def test_the_fingerprint_is_of_what_is_taught(workflow: Workflow, store: ImageStore) -> None:
+    one, other = stored(store, 1), stored(store, 2)
+    rows = [row(one, "a raccoon"), row(other, "a cat")]
+    before = load(workflow, store, rows).fingerprint
+    same = [row(other, "A cat."), row(one, "a bird"), row(one, "a raccoon", contributor="bert")]
+    assert load(workflow, store, same).fingerprint == before
+    assert len(before) == 64
+    for changed in (rows[:1], [rows[0], row(other, "a lynx")]):
+        assert load(workflow, store, changed).fingerprint != before
+
+
+def test_too_few_rows_are_refused_with_what_is_missing(
+    workflow: Workflow, store: ImageStore
+) -> None:
+    dataset = load(workflow, store, [row(stored(store, n), "a raccoon") for n in range(6)])
+    train, held_out = (len(side) for side in _sides(dataset))
+    require_enough(dataset, train, held_out)
+    with pytest.raises(TooFewRows, match=rf"so 0 and {20 - held_out} are missing"):
+        require_enough(dataset, train, 20)
+    with pytest.raises(TooFewRows, match=rf"so {32 - train} and {20 - held_out} are missing"):
+        require_enough(dataset, 32, 20)
+
+
+def test_the_workflow_s_own_answers(workflow: Workflow) -> None:
+    workflow.feedback.append(row(stored(workflow.store, 1), "a raccoon"))
+    dataset = workflow.feedback_dataset()
+    assert [one.caption for side in _sides(dataset) for one in side] == ["a raccoon"]
+    assert dataset.seed == workflow.settings.split_seed
+
+
+def _sides(dataset: FeedbackDataset) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    return dataset.train, dataset.held_out

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from captionapp.captioning.captioner import Caption, Captioner, DecodeOptions
-from captionapp.errors import CaptionAppError, InvalidImage
+from captionapp.captioning.together import caption_together
+from captionapp.errors import InvalidImage
 from captionapp.images import ImageLimits, ValidatedImage, decode
-
-logger = logging.getLogger(__name__)
 
 #: Names that are taken for pictures in a folder; a file that is named itself is always tried.
 SUFFIXES = frozenset(
@@ -65,7 +63,7 @@ def caption_files(
         batch = files[start : start + batch_size]
         decoded = [_decoded(file, limits) for file in batch]
         images = [image for image in decoded if isinstance(image, ValidatedImage)]
-        captions = iter(_captions(images, captioner, options))
+        captions = iter(caption_together(captioner, [one.image for one in images], options))
         for file, image in zip(batch, decoded, strict=True):
             result = next(captions) if isinstance(image, ValidatedImage) else image
             if isinstance(result, Caption):
@@ -82,21 +80,3 @@ def _decoded(file: Path, limits: ImageLimits) -> ValidatedImage | str:
         return str(error)
     except OSError as error:
         return f"The file cannot be read ({error.strerror})."
-
-
-def _captions(
-    images: Sequence[ValidatedImage], captioner: Captioner, options: DecodeOptions
-) -> list[Caption | str]:
-    """A caption for each picture, or a sentence; if a batch fails, its pictures go one by one."""
-    if not images:
-        return []
-    try:
-        return list(captioner.caption([image.image for image in images], options))
-    except Exception as error:  # whatever torch raises for one picture must not end the others
-        if len(images) > 1:
-            return [one for image in images for one in _captions([image], captioner, options)]
-        logger.debug("a picture could not be described", exc_info=error)
-        sentence = (
-            str(error) if isinstance(error, CaptionAppError) else f"The model failed: {error}"
-        )
-        return [sentence]

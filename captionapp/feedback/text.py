@@ -41,6 +41,11 @@ def clean_correction(text: str) -> str:
     return text
 
 
+def normalise_caption(text: str) -> str:
+    """The form that the model learns: lower case, single spaces, no final full stop."""
+    return " ".join(text.lower().split()).rstrip(" .")
+
+
 def neutralise(cell: str) -> str:
     """The cell for a spreadsheet: with an apostrophe before it if it could run as a formula.
 

@@ -18,8 +18,20 @@ from pathlib import Path
 
 from captionapp.errors import InvalidDataset, NotFound, TooFewRows
 from captionapp.feedback.rows import FeedbackRow, Verdict
+from captionapp.feedback.text import normalise_caption
 from captionapp.images import ImageStore
 from captionapp.training.split import Side, Sides
+
+__all__ = [
+    "Example",
+    "FeedbackDataset",
+    "FeedbackExample",
+    "Skipped",
+    "load_feedback_dataset",
+    "normalise_caption",
+    "read_imagefolder",
+    "require_enough",
+]
 
 METADATA = "metadata.csv"
 _CAPTION_COLUMN = re.compile(r"caption(_\d+)?")
@@ -31,11 +43,6 @@ class Example:
 
     path: Path
     captions: tuple[str, ...]
-
-
-def normalise_caption(text: str) -> str:
-    """The form that the model learns: lower case, single spaces, no final full stop."""
-    return " ".join(text.lower().split()).rstrip(" .")
 
 
 def read_imagefolder(folder: Path) -> list[Example]:
@@ -197,10 +204,9 @@ def _unusable(row: FeedbackRow, store: ImageStore) -> str:
     if not normalise_caption(row.feedback):
         return "The answer has no word in it."
     try:
-        store.path(row.image_id)
-    except NotFound:
-        return "The picture is no longer stored."
-    return ""
+        return "" if store.is_whole(row.image_id) else _DAMAGED
+    except (NotFound, OSError):
+        return "The picture is no longer stored, or cannot be read."
 
 
 def _feedback_example(row: FeedbackRow, path: Path, side: Side) -> FeedbackExample:
