@@ -15,6 +15,7 @@ from gunicorn import glogging
 from captionapp import logs
 from captionapp import settings as application_settings
 from captionapp.errors import InvalidSetting
+from captionapp.web.events import end_streams_with
 
 try:
     settings = application_settings.load()[0]
@@ -119,6 +120,7 @@ def post_fork(server, worker):
 def post_worker_init(worker):
     # After the fork, and beside the first requests: /healthz answers at once.
     workflow(worker).service.start_loading()
+    end_streams_with(worker.wsgi, lambda: not worker.alive)
 
 
 def worker_int(worker):

@@ -158,6 +158,10 @@ class Settings(BaseModel):
     min_votes: Annotated[
         int, Field(ge=0, description="Blind votes that a promotion asks for; 0: none.")
     ] = 0
+    retain: Annotated[
+        str,
+        Field(description="Imagefolder that trainings started from the page must not unlearn."),
+    ] = ""
 
     admin_password: Annotated[
         str, Field(description="Opens the operator's pages; they answer 404 without one.")

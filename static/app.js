@@ -77,7 +77,7 @@ if (navigator.clipboard) {
   });
 }
 
-// Descriptions on their way: ask again, and put in place what has arrived.
+// Descriptions and judgements on their way: ask again, and put in place what has arrived.
 const poll = async () => {
   let page;
   try {
@@ -95,7 +95,8 @@ const poll = async () => {
       button.hidden = !navigator.clipboard;
     });
     old.replaceWith(fresh);
-    arrived += 1;
+    if (fresh.dataset.arrived) announce(fresh.dataset.arrived);
+    else arrived += 1;
   });
   if (arrived) announce(arrived === 1 ? "A description has arrived." : `${arrived} descriptions have arrived.`);
   if (document.querySelector("[data-status=waiting]")) setTimeout(poll, POLL_MILLISECONDS);

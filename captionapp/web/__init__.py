@@ -12,16 +12,20 @@ from captionapp.settings import Settings
 from captionapp.web import (
     about,
     asking,
+    compare,
     errors,
+    events,
     feedback,
     headers,
     health,
     history,
     insights,
     limits,
+    models,
     operator,
     pictures,
     presenting,
+    training,
     upload,
 )
 
@@ -40,7 +44,11 @@ def register(app: Flask) -> None:
     errors.init_app(app)
     presenting.init_app(app)
     app.jinja_env.globals["is_operator"] = operator.is_operator
-    for module in (upload, pictures, feedback, asking, insights, history, about, health):
+    events.init_app(app, settings.threads)
+    for module in (
+        *(upload, pictures, feedback, history, about, health),
+        *(asking, insights, training, models, compare),  # for the operator
+    ):
         app.register_blueprint(module.blueprint)
 
 

@@ -34,6 +34,10 @@ PAGES: Mapping[int, tuple[str, str]] = {
         "That cannot be done here",
         "This address does not take that kind of request. Start again from the first page.",
     ),
+    409: (
+        "Something else is under way",
+        "Wait for it to end, then try again.",
+    ),
     413: (
         "That is too much at once",
         "Send fewer or smaller pictures.",
@@ -75,6 +79,9 @@ STATUS_OF_DOMAIN_ERRORS: tuple[tuple[type[domain.CaptionAppError], int], ...] = 
     (domain.InvalidImage, 422),
     (domain.InvalidOptions, 422),
     (domain.InvalidFeedback, 422),
+    (domain.TrainingBusy, 409),
+    (domain.TaskBusy, 409),
+    (domain.PromotionRefused, 409),
 )
 
 FEEDBACK_RETRY_SECONDS = 30

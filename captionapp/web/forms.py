@@ -20,6 +20,7 @@ from wtforms.widgets import CheckboxInput, ListWidget
 from captionapp.captioning.captioner import MAX_PROMPT_CHARACTERS
 from captionapp.feedback.filters import FeedbackFilter, Source
 from captionapp.feedback.repository import Reason, Verdict
+from captionapp.votes import Choice
 
 MAX_CORRECTION_CHARACTERS = 1000
 
@@ -31,6 +32,11 @@ REASON_LABELS = {
     Reason.HARD_TO_READ: "hard to read",
     Reason.WRONG_TONE: "wrong tone",
 }
+
+
+def _one_line(text: str | None) -> str:
+    """Words between single spaces; what cannot be printed is left out."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text or "").split())
 
 
 class UploadForm(FlaskForm):  # type: ignore[misc]
@@ -137,6 +143,30 @@ class FilterForm(FlaskForm):  # type: ignore[misc]
 
 class ButtonForm(FlaskForm):  # type: ignore[misc]
     """A button that changes something: no fields but the CSRF token."""
+
+
+class ForceForm(FlaskForm):  # type: ignore[misc]
+    """``POST /models/<version>/promote`` with ``force``: over what the gate says, and why."""
+
+    reason = TextAreaField(
+        "Why it is to be served all the same",
+        validators=[
+            DataRequired("Write why it is to be served although it was refused."),
+            Length(max=500, message="The reason may have at most %(max)d characters."),
+        ],
+        filters=[_one_line],
+    )
+
+
+class VoteForm(FlaskForm):  # type: ignore[misc]
+    """``POST /compare``"""
+
+    image_id = HiddenField(validators=[DataRequired()])
+    candidate = HiddenField(validators=[DataRequired()])
+    mark = HiddenField(validators=[DataRequired()])
+    choice = HiddenField(
+        validators=[AnyOf([choice.value for choice in Choice], message="Choose one of the four.")]
+    )
 
 
 def first_error(form: FlaskForm) -> str:

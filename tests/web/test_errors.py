@@ -140,6 +140,9 @@ def test_a_body_is_not_read_without_end(make_app, monkeypatch):
         (domain.TooLarge("x"), 413),
         (domain.InvalidImage("x"), 422),
         (domain.InvalidFeedback("x"), 422),
+        (domain.TrainingBusy("x"), 409),
+        (domain.TaskBusy("x"), 409),
+        (domain.PointerMoved("x"), 409),
         (domain.InvalidDataset("x"), 500),
     ],
 )

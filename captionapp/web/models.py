@@ -1,0 +1,297 @@
+"""Versions, for the operator: where they come from, what they are worth, which one is served."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from flask import Blueprint, flash, make_response, redirect, render_template, request, url_for
+from flask.typing import ResponseReturnValue
+
+from captionapp.captioning.pointer import PointerChange
+from captionapp.captioning.versions import ModelVersion
+from captionapp.errors import ModelUnavailable, PromotionRefused, TaskBusy
+from captionapp.feedback.insights import share
+from captionapp.training.compare import Outcome, Report
+from captionapp.version_tasks import Task, TaskState, VersionTasks
+from captionapp.votes import Votes
+from captionapp.web import training
+from captionapp.web.current import workflow
+from captionapp.web.forms import ButtonForm, ForceForm, first_error
+from captionapp.web.operator import require_operator
+from captionapp.web.paging import asked_page
+
+blueprint = Blueprint("models", __name__, url_prefix="/models")
+
+RESULTS_PER_PAGE = 12
+CHANGES_SHOWN = 12
+#: What a person reads, of the fields of ``Figures``: label, field, format, whether more is better.
+FIGURES = (
+    ("CIDEr", "cider", "{:.3f}", True),
+    ("BLEU-4", "bleu_4", "{:.3f}", True),
+    ("ROUGE-L", "rouge_l", "{:.3f}", True),
+    ("Exact matches", "exact", "{:d}", True),
+    ("Words still to change", "edit_distance", "{:.2f}", False),
+    ("Distinct captions", "distinct", "{:.1%}", True),
+    ("Captions that repeat themselves", "repeating", "{:d}", False),
+    ("Words a caption", "mean_words", "{:.1f}", None),
+)
+OUTCOMES: dict[str, tuple[Outcome, str]] = {
+    "wins": ("win", "Wins"),
+    "losses": ("loss", "Losses"),
+    "ties": ("tie", "Ties"),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A version as a page shows it. ``standing`` is ``current``, ``previous`` (what a rollback
+    returns to) or empty; ``why`` says why it is current."""
+
+    version: ModelVersion
+    parent: str
+    standing: str
+    why: str
+    report: Report | None
+
+
+@blueprint.get("")
+def table() -> str:
+    require_operator()
+    rows, problem = version_rows()
+    state = training.runs().latest()
+    return render_template(
+        "models.html",
+        rows=list(reversed(rows)),
+        problem=problem,
+        run=state,
+        shown=training.described(state) if state else None,
+        resumable=state is not None and state.status in training.RESUMABLE,
+        answers=_latest_answers(),
+        settings=workflow().settings,
+        changes=_changes()[: -CHANGES_SHOWN - 1 : -1],
+        button=ButtonForm(),
+    )
+
+
+@blueprint.get("/<version>")
+def show(version: str) -> str:
+    require_operator()
+    rows, problem = version_rows()
+    row = _row(rows, version)
+    chosen, label = OUTCOMES.get(request.args.get("show", ""), OUTCOMES["wins"])
+    results = row.report.of(chosen) if row.report else []
+    pages = max(1, -(-len(results) // RESULTS_PER_PAGE))
+    page = min(asked_page(), pages)
+    task = _task_of(version)
+    return render_template(
+        "model.html",
+        row=row,
+        problem=problem,
+        lineage=_lineage(rows, row),
+        figures=FIGURES,
+        outcomes=OUTCOMES,
+        chosen=chosen,
+        label=label,
+        results=results[(page - 1) * RESULTS_PER_PAGE : page * RESULTS_PER_PAGE],
+        page=page,
+        pages=pages,
+        tally=_tally(row.report),
+        task=task,
+        succeeded=task is not None and _succeeded(task, row.report),
+        settings=workflow().settings,
+        button=ButtonForm(),
+    )
+
+
+@blueprint.post("/<version>/evaluate")
+def evaluate(version: str) -> ResponseReturnValue:
+    require_operator()
+    workflow().versions.get(version)
+    if ButtonForm().validate_on_submit():
+        _start(Task.EVALUATE, version)
+    return redirect(url_for("models.show", version=version), 303)
+
+
+@blueprint.get("/<version>/promote")
+def confirm_promotion(version: str) -> str:
+    require_operator()
+    return _promotion_page(version, ForceForm(formdata=None))
+
+
+@blueprint.post("/<version>/promote")
+def promote(version: str) -> ResponseReturnValue:
+    """Ask the gate; with the field ``force``, go over it, which takes a written reason."""
+    require_operator()
+    workflow().versions.get(version)
+    reason = ""
+    if "force" in request.form:
+        form = ForceForm()
+        if not form.validate_on_submit():
+            return make_response(_promotion_page(version, form, first_error(form)), 422)
+        reason = form.reason.data
+    _start(Task.PROMOTE, version, reason)
+    return redirect(url_for("models.show", version=version), 303)
+
+
+@blueprint.get("/rollback")
+def confirm_rollback() -> str:
+    require_operator()
+    return render_template("rollback.html", last=_last_change(), button=ButtonForm())
+
+
+@blueprint.post("/rollback")
+def rollback() -> ResponseReturnValue:
+    """Only from the version that the page named: two clicks must not go back twice."""
+    require_operator()
+    last = _last_change()
+    if last is None or request.form.get("from") != last.version:
+        flash("Another version is current by now. Look at what there is.", "problem")
+        return redirect(url_for("models.table"), 303)
+    try:
+        change = workflow().promotion.rollback()
+    except PromotionRefused as error:
+        flash(str(error), "problem")
+    else:
+        flash(f"{change.version} is the current version again. Workers follow at once.", "done")
+    return redirect(url_for("models.table"), 303)
+
+
+def version_rows() -> tuple[list[Row], str]:
+    """All versions, oldest first, and what is wrong if none can be served."""
+    flow = workflow()
+    problem = ""
+    try:
+        serving = flow.versions.current()
+        current, last = serving.name, flow.versions.pointer.last()
+    except ModelUnavailable as error:
+        serving, current, last, problem = None, "", None, str(error)
+    versions = list(flow.versions.list())
+    if serving is not None and current not in [one.name for one in versions]:
+        versions.append(serving)  # named by the setting, and not among ours
+    rows = [
+        Row(
+            version=version,
+            parent=_parent(version),
+            standing=_standing(version, current, last),
+            why=_why(last) if version.name == current else "",
+            report=flow.promotion.report_of(version),
+        )
+        for version in versions
+    ]
+    return rows, problem
+
+
+def newest_comparable(rows: list[Row]) -> Row | None:
+    """The newest version that has been compared with the one that is current."""
+    current = next((row.version.name for row in rows if row.standing == "current"), "")
+    compared = [row for row in rows if row.report and row.report.current == current]
+    return compared[-1] if compared else None
+
+
+def _row(rows: list[Row], name: str) -> Row:
+    for row in rows:
+        if row.version.name == name:
+            return row
+    workflow().versions.get(name)  # raises UnknownVersion
+    raise AssertionError(f"{name} was made this very moment")
+
+
+def _standing(version: ModelVersion, current: str, last: PointerChange | None) -> str:
+    if version.name == current:
+        return "current"
+    return "previous" if last is not None and version.name == last.previous else ""
+
+
+def _parent(version: ModelVersion) -> str:
+    parent = str(version.details.get("parent") or "")
+    return parent or (version.source if version.origin == "pulled" else "")
+
+
+def _why(last: PointerChange | None) -> str:
+    setting = workflow().settings.model
+    if setting:
+        return "because CAPTIONAPP_MODEL names it"
+    if last is None:
+        return "because none was promoted yet"
+    return f"{'forced: ' if last.forced else ''}{last.reason}"
+
+
+def _lineage(rows: list[Row], row: Row) -> list[str]:
+    """Names from the first ancestor that is known to this version."""
+    parents = {one.version.name: one.parent for one in rows}
+    chain = [row.version.name]
+    while (parent := parents.get(chain[0], "")) and parent not in chain:
+        chain.insert(0, parent)
+    return chain
+
+
+def _tally(report: Report | None) -> object:
+    """Votes as they are now; those of the report were counted when it was made."""
+    if report is None:
+        return None
+    return Votes(workflow().records).tally(report.candidate, report.current)
+
+
+def _latest_answers() -> object:
+    """Accepted and all of the pictures that have an answer; the last one of each counts."""
+    latest = {row.image_id: row for row in workflow().feedback.rows()}
+    return share(list(latest.values()))
+
+
+def _changes() -> list[PointerChange]:
+    try:
+        return workflow().promotion.history()
+    except ModelUnavailable:  # the page says so already
+        return []
+
+
+def _last_change() -> PointerChange | None:
+    changes = _changes()
+    return changes[-1] if changes and changes[-1].previous else None
+
+
+def _tasks() -> VersionTasks:
+    return VersionTasks(workflow().settings.instance)
+
+
+def _task_of(version: str) -> TaskState | None:
+    state = _tasks().latest()
+    return state if state is not None and state.version == version else None
+
+
+def _succeeded(task: TaskState, report: Report | None) -> bool:
+    """Whether what the task was for has happened since it was begun."""
+    if task.task is Task.EVALUATE:
+        return report is not None and report.created_at >= task.started_at
+    return any(
+        change.version == task.version and change.at >= task.started_at for change in _changes()
+    )
+
+
+def _start(task: Task, version: str, reason: str = "") -> None:
+    try:
+        _tasks().start(task, version, reason)
+    except TaskBusy as error:
+        flash(str(error), "problem")
+    except OSError as error:
+        flash(f"It could not be started: {error.strerror or error}.", "problem")
+
+
+def _promotion_page(version: str, form: ForceForm, problem: str = "") -> str:
+    rows, _ = version_rows()
+    row = _row(rows, version)
+    if row.standing == "current":
+        problem = problem or f"{version} is the current version already."
+    current = next((one.version.name for one in rows if one.standing == "current"), "")
+    report = row.report if row.report and row.report.current == current else None
+    task = _task_of(version)
+    return render_template(
+        "promote.html",
+        row=row,
+        current=current,
+        report=report,
+        refusal=task.refusal if task and task.task is Task.PROMOTE else "",
+        form=form,
+        problem=problem,
+        button=ButtonForm(formdata=None),
+    )
