@@ -351,7 +351,7 @@ def problem_in_fresh_process(version: ModelVersion, settings: Settings) -> str:
     }
     environment |= {
         "CAPTIONAPP_INSTANCE": str(settings.instance),
-        "CAPTIONAPP_MODEL": str(version.folder),
+        "CAPTIONAPP_MODEL": version.name,
         "CAPTIONAPP_TORCH_THREADS": "1",  # other processes are serving meanwhile
     }
     command = [sys.executable, "-m", "flask", "--app", "wsgi", "model", "warmup"]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from captionapp import promotion as module
-from captionapp.captioning.versions import ModelVersion
+from captionapp.captioning.versions import ModelVersion, ModelVersions
 from captionapp.errors import PointerMoved, PromotionRefused, UnknownVersion
 from captionapp.promotion import problem_in_fresh_process
 from captionapp.settings import Settings
@@ -279,7 +279,7 @@ def test_prune_removes_what_a_killed_prune_left_and_known_captions(scene: Scene)
     (scene.versions.models_folder / ".pruned-v0").mkdir()
     assert promotion.prune(0) == ["v1"]
     assert not list(scene.versions.models_folder.glob(".*"))
-    options = promotion.settings.decode_options()
+    options = promotion.prover.options_key()
     keys = [one.key for one in promotion.prover.held_out().pictures]
     assert promotion.prover.cache.captions("v1", keys, options) == {}
     assert promotion.prover.cache.captions(scene.shipped.name, keys, options) != {}
@@ -312,15 +312,13 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_fresh_process_loads_and_captions(checkpoint: Path, tmp_path: Path) -> None:
-    version = ModelVersion("tiny", checkpoint, "trained", "2026-01-01T00:00:00Z")
-    settings = Settings(instance=tmp_path / "instance")
-    assert problem_in_fresh_process(version, settings) == ""
-
-
-def test_a_fresh_process_says_why_it_cannot(checkpoint: Path, tmp_path: Path) -> None:
-    broken = Path(shutil.copytree(checkpoint, tmp_path / "broken"))
-    weights = broken / "model.safetensors"
+    settings = Settings(instance=tmp_path)
+    versions = ModelVersions(tmp_path / "models", tmp_path)
+    good, broken = [add_version(versions, name) for name in ("good", "broken")]
+    for version in (good, broken):
+        shutil.copytree(checkpoint, version.folder, dirs_exist_ok=True)
+    weights = broken.folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:2000])
-    version = ModelVersion("broken", broken, "trained", "2026-01-01T00:00:00Z")
-    said = problem_in_fresh_process(version, Settings(instance=tmp_path / "instance"))
-    assert "cannot be loaded" in said and "\n" not in said
+    assert problem_in_fresh_process(good, settings) == ""
+    said = problem_in_fresh_process(broken, settings)
+    assert "broken cannot be loaded" in said and "\n" not in said

@@ -6,9 +6,9 @@ import pytest
 
 from captionapp.captioning.captioner import DecodeOptions
 from captionapp.training import caption_cache
-from captionapp.training.caption_cache import CaptionCache
+from captionapp.training.caption_cache import CaptionCache, options_key
 
-GREEDY, BEAMS = DecodeOptions(num_beams=1), DecodeOptions(num_beams=3)
+GREEDY, BEAMS = "greedy", "beams"
 
 
 @pytest.fixture
@@ -23,12 +23,13 @@ def test_a_caption_is_known_by_version_picture_and_options(cache: CaptionCache) 
     assert cache.captions("v2", ["p1"], GREEDY) == {}
 
 
-def test_another_library_captions_anew(
-    cache: CaptionCache, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cache.add_captions("v1", {"p1": "a dog"}, GREEDY)
+def test_the_key_is_of_all_that_a_caption_depends_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    key = options_key(DecodeOptions(num_beams=1), "fp32")
+    assert key == options_key(DecodeOptions(num_beams=1), "fp32")
+    assert key != options_key(DecodeOptions(num_beams=3), "fp32")
+    assert key != options_key(DecodeOptions(num_beams=1), "bf16")
     monkeypatch.setattr(caption_cache, "_libraries", lambda: "transformers 99")
-    assert cache.captions("v1", ["p1"], GREEDY) == {}
+    assert key != options_key(DecodeOptions(num_beams=1), "fp32")
 
 
 def test_more_pictures_than_fit_in_one_query(cache: CaptionCache) -> None:

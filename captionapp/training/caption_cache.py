@@ -1,7 +1,7 @@
 """Captions that were made for an evaluation, so that the next one does not make them again.
 
-A caption is known by its version, its picture's content, and everything else that decides about
-it: the decoding options and the libraries.
+A caption is known by its version, its picture's content, and a key of everything else that decides
+about it: the decoding options, the precision, the libraries (``options_key``).
 """
 
 from __future__ import annotations
@@ -39,9 +39,7 @@ class CaptionCache:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def captions(
-        self, version: str, pictures: Sequence[str], options: DecodeOptions
-    ) -> dict[str, str]:
+    def captions(self, version: str, pictures: Sequence[str], key: str) -> dict[str, str]:
         """The known captions by picture."""
         known: dict[str, str] = {}
         with self._connected() as connection:
@@ -50,12 +48,11 @@ class CaptionCache:
                     "SELECT picture, text FROM captions WHERE version = ? AND options = ? "
                     f"AND picture IN ({','.join('?' * len(part))})"
                 )
-                known.update(connection.execute(query, (version, options_key(options), *part)))
+                known.update(connection.execute(query, (version, key, *part)))
         return known
 
-    def add_captions(self, version: str, texts: Mapping[str, str], options: DecodeOptions) -> None:
+    def add_captions(self, version: str, texts: Mapping[str, str], key: str) -> None:
         """Keep captions by picture."""
-        key = options_key(options)
         rows = [(version, picture, key, text) for picture, text in texts.items()]
         with self._connected() as connection:
             connection.executemany("INSERT OR REPLACE INTO captions VALUES (?, ?, ?, ?)", rows)
@@ -92,9 +89,10 @@ class CaptionCache:
                 yield connection
 
 
-def options_key(options: DecodeOptions) -> str:
-    """Equal where a version captions a picture equally: options and libraries."""
-    return hashlib.sha256(f"{options.key()} {_libraries()}".encode()).hexdigest()[:32]
+def options_key(options: DecodeOptions, precision: str) -> str:
+    """Equal where a version captions a picture equally."""
+    content = f"{options.key()} {precision} {_libraries()}"
+    return hashlib.sha256(content.encode()).hexdigest()[:32]
 
 
 @cache

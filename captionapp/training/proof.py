@@ -16,7 +16,7 @@ from captionapp.captioning.versions import ModelVersion
 from captionapp.errors import CaptionFailed, InvalidDataset, TooFewRows
 from captionapp.settings import Settings
 from captionapp.training import compare
-from captionapp.training.caption_cache import CaptionCache
+from captionapp.training.caption_cache import CaptionCache, options_key
 from captionapp.training.compare import Judged, Report, Retained
 from captionapp.training.dataset import Example, normalise_caption, read_imagefolder
 from captionapp.training.evaluate import Figures, cider_of_each, open_picture, score_texts
@@ -211,8 +211,8 @@ class Prover:
         Raises:
             ModelUnavailable: if it does not load.
         """
-        options = self.settings.decode_options()
-        known = self.cache.captions(version.name, [one.key for one in pictures], options)
+        key = self.options_key()
+        known = self.cache.captions(version.name, [one.key for one in pictures], key)
         missing = list({one.key: one for one in pictures if one.key not in known}.values())
         if missing:
             captioner = self._load(version)
@@ -221,10 +221,14 @@ class Prover:
                 part = missing[start : start + size]
                 texts = self._say(captioner, [open_picture(one.path) for one in part])
                 made = {one.key: text for one, text in zip(part, texts, strict=True)}
-                self.cache.add_captions(version.name, made, options)
+                self.cache.add_captions(version.name, made, key)
                 known |= made
                 on_progress(version.name, start + len(part), len(missing))
         return [known[one.key] for one in pictures]
+
+    def options_key(self) -> str:
+        """What captions depend on beside version and picture, as the cache knows it."""
+        return options_key(self.settings.decode_options(), self.settings.precision)
 
     def _say(self, captioner: Captioner, images: Sequence[Image.Image]) -> list[str]:
         try:
