@@ -17,7 +17,7 @@ from captionapp.cli.model import group
 from captionapp.errors import NotFound
 from captionapp.training import job
 from captionapp.training.config import FinetuneConfig, Progress
-from captionapp.training.runs import Run, TrainingRuns, lower_priority
+from captionapp.training.runs import Run, TrainingRuns
 from captionapp.web.current import workflow
 
 _DEFAULTS = FinetuneConfig()
@@ -87,8 +87,6 @@ def finetune(
     chosen = {name: value for name, value in given.items() if value is not None} | others
     if resume and (chosen or retain):
         raise click.UsageError("--resume goes on as the training was begun: give nothing else.")
-    if run_id:  # nobody watches
-        lower_priority()
     if resume and not run_id:
         run_id = _to_resume(runs)
     with runs.begin(run_id) as run, _interrupts() as interrupted:

@@ -12,9 +12,6 @@ import json
 import logging
 import os
 import re
-import subprocess
-import sys
-import threading
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,12 +22,10 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from captionapp import atomic
+from captionapp import atomic, detached
 from captionapp.errors import CaptionAppError, NotFound, TrainingBusy, TrainingStopped
 from captionapp.training.config import Progress
 
-#: Added to the priority of a training that nobody watches: it takes what serving leaves.
-NICENESS = 15
 #: How long a started process may wait for the one that started it to let go of the lock.
 HANDOVER_SECONDS = 30.0
 #: Files of a run that only matter until the next one begins; a checkpoint may have gigabytes.
@@ -85,7 +80,7 @@ class Run:
     def _set(self, status: str, message: str = "") -> None:
         state = _read(self.folder / "state.json") or {"started_at": _now()}
         state |= {"status": status, "message": message, "version": self.version}
-        _try_to_write(self.folder / "state.json", state | _process(os.getpid()))
+        _try_to_write(self.folder / "state.json", state | detached.identity(os.getpid()))
 
 
 class TrainingRuns:
@@ -141,21 +136,12 @@ class TrainingRuns:
             run = self._new() if resume is None else Run(self.folder / self.get(resume).id)
             arguments = ["--run", run.id, *(["--resume"] if resume else []), *arguments]
             (run.folder / "stop").unlink(missing_ok=True)
-            with (run.folder / "log.txt").open("wb") as log:
-                process = subprocess.Popen(
-                    [sys.executable, "-m", "flask", "--app", "wsgi", *_FINETUNE, *arguments],
-                    cwd=Path(__file__).resolve().parents[2],
-                    env=self._environment(),
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    **_own_session(),
-                )
-            # Until it ends somebody has to wait for it, or it stays as a zombie.
-            threading.Thread(target=process.wait, daemon=True, name=f"training {run.id}").start()
+            process = detached.start(
+                [*_FINETUNE, *arguments], self.folder.parent, run.folder / "log.txt"
+            )
             # It waits for the lock, so this is written before it writes anything.
             state = {"status": "running", "started_at": _now(), "message": "", "version": None}
-            _write(run.folder / "state.json", state | _process(process.pid))
+            _write(run.folder / "state.json", state | process)
         return self.get(run.id)
 
     @contextmanager
@@ -217,10 +203,6 @@ class TrainingRuns:
                 if file.parent != run.folder or file.suffix == ".tmp":
                     file.unlink(missing_ok=True)
 
-    def _environment(self) -> dict[str, str]:
-        kept = {name: value for name, value in os.environ.items() if name not in _SERVER_ONLY}
-        return kept | {"CAPTIONAPP_INSTANCE": str(self.folder.parent.resolve())}
-
     def _state(self, run_id: str) -> RunState | None:
         folder = self.folder / run_id
         state = _read(folder / "state.json")
@@ -228,8 +210,8 @@ class TrainingRuns:
             return None
         status, message = str(state["status"]), str(state["message"])
         if status == "running":
-            if not _lives(state):
-                status, message = "interrupted", message or _last_line(folder / "log.txt")
+            if not detached.lives(state):
+                status, message = "interrupted", message or detached.last_line(folder / "log.txt")
             elif (folder / "stop").exists():
                 status = "stopping"
         progress = _read(folder / "progress.json")
@@ -242,49 +224,6 @@ class TrainingRuns:
             version=state["version"],
             pid=int(state["pid"]),
         )
-
-
-#: Of the server's environment; the process of a training must not count among its workers.
-_SERVER_ONLY = ("PROMETHEUS_MULTIPROC_DIR", "SERVER_SOFTWARE", "GUNICORN_CMD_ARGS")
-
-
-def lower_priority() -> None:
-    """Give way to everything else on this machine, from now on."""
-    import psutil
-
-    process = psutil.Process()
-    try:
-        process.nice(psutil.BELOW_NORMAL_PRIORITY_CLASS if sys.platform == "win32" else NICENESS)
-    except (psutil.Error, OSError) as error:  # it trains all the same
-        logger.warning("the priority of the training could not be lowered: %s", error)
-
-
-def _own_session() -> dict[str, Any]:
-    if sys.platform == "win32":
-        flags = subprocess.DETACHED_PROCESS | subprocess.CREATE_NEW_PROCESS_GROUP
-        return {"creationflags": flags}
-    return {"start_new_session": True}
-
-
-def _process(pid: int) -> dict[str, Any]:
-    """What tells this process from a later one of the same number."""
-    import psutil
-
-    try:
-        return {"pid": pid, "pid_since": psutil.Process(pid).create_time()}
-    except psutil.Error:
-        return {"pid": pid, "pid_since": 0.0}
-
-
-def _lives(state: dict[str, Any]) -> bool:
-    import psutil
-
-    try:
-        process = psutil.Process(int(state["pid"]))
-        same = abs(process.create_time() - float(state["pid_since"])) < 5
-        return same and bool(process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.Error:
-        return False
 
 
 def _busy(other: RunState | None) -> str:
@@ -314,14 +253,6 @@ def _try_to_write(path: Path, content: dict[str, Any]) -> None:
         _write(path, content)
     except OSError as error:
         logger.warning("%s could not be written: %s", path, error)
-
-
-def _last_line(log: Path) -> str:
-    try:
-        lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
-    except OSError:
-        return ""
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
 def _now() -> str:
