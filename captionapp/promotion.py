@@ -184,15 +184,16 @@ class Promotion:
     def prune(self, keep: int) -> list[str]:
         """Remove all versions of the instance folder but the ``keep`` newest, the current one and
         the one that a rollback would return to. Returns the names of what was removed."""
-        last = self.versions.pointer.last()
-        kept = {self._current_name(), *([last.version, last.previous] if last else [])}
-        own = [one for one in self.versions.list() if self._is_own(one)]
-        kept.update(one.name for one in own[len(own) - keep :] if keep)
-        removed = [one for one in own if one.name not in kept]
-        for version in removed:
-            # Renamed first: a version is there with all its files or not at all.
-            os.replace(version.folder, version.folder.with_name(_PRUNED + version.name))
-            self.prover.cache.forget(version.name)
+        with self.versions.pointer.held():  # what is about to become current is not removed
+            last = self.versions.pointer.last()
+            kept = {self._current_name(), *([last.version, last.previous] if last else [])}
+            own = [one for one in self.versions.list() if self._is_own(one)]
+            kept.update(one.name for one in own[len(own) - keep :] if keep)
+            removed = [one for one in own if one.name not in kept]
+            for version in removed:
+                # Renamed first: a version is there with all its files or not at all.
+                os.replace(version.folder, version.folder.with_name(_PRUNED + version.name))
+                self.prover.cache.forget(version.name)
         for folder in self.versions.models_folder.glob(f"{_PRUNED}*"):
             shutil.rmtree(folder, ignore_errors=True)
         return [version.name for version in removed]

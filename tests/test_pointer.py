@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from captionapp.captioning.pointer import HISTORY, Pointer
-from captionapp.errors import ModelUnavailable, PointerMoved
+from captionapp.errors import ModelUnavailable, PointerMoved, PromotionRefused, UnknownVersion
 
 
 @pytest.fixture
@@ -66,6 +66,26 @@ def test_the_history_does_not_grow_for_ever_and_leftovers_go(pointer: Pointer) -
     left.write_text("half")
     pointer.move("last", "", "", False)
     assert not left.exists()
+
+
+def test_what_fails_at_the_last_moment_changes_nothing(pointer: Pointer) -> None:
+    first = pointer.move("v1", "", "", False)
+
+    def gone() -> None:
+        raise UnknownVersion("There is no version v2.")
+
+    with pytest.raises(UnknownVersion):
+        pointer.move("v2", "v1", "", False, check=gone)
+    assert pointer.history() == [first]
+    pointer.move("v3", "v1", "", False)  # the lock was let go of
+
+
+def test_nothing_moves_while_it_is_held(pointer: Pointer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("captionapp.captioning.pointer.LOCK_SECONDS", 0.05)
+    with pointer.held(), pytest.raises(PromotionRefused, match="Another process"):
+        pointer.move("v1", "", "", False)
+    assert pointer.last() is None
+    assert pointer.move("v1", "", "", False) == pointer.last()
 
 
 def _move(path: Path, number: int) -> None:

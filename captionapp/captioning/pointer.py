@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from captionapp import atomic
-from captionapp.errors import ModelUnavailable, PointerMoved
+from captionapp.errors import ModelUnavailable, PointerMoved, PromotionRefused
 
 #: Changes that are remembered.
 HISTORY = 200
@@ -61,21 +62,50 @@ class Pointer:
                 f"{self.path} cannot be read ({error}); promote a version anew or delete the file."
             ) from error
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Nobody else moves the pointer meanwhile; ``move`` must not be called inside.
+
+        Raises:
+            PromotionRefused: if somebody else has held it for too long.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(f"{self.path}.lock", timeout=LOCK_SECONDS)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise PromotionRefused(
+                f"Another process has been changing the current version for {LOCK_SECONDS} s; "
+                "try again later."
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
     def move(
-        self, version: str, previous: str, reason: str, forced: bool, *, expected: str | None = None
+        self,
+        version: str,
+        previous: str,
+        reason: str,
+        forced: bool,
+        *,
+        expected: str | None = None,
+        check: Callable[[], object] = lambda: None,
     ) -> PointerChange:
         """Point to ``version`` from now on, atomically, also for a reader in another process.
 
         ``expected`` is the version that the pointer has to name at that moment (empty: none, so
-        that nothing was promoted yet); None takes whatever there is.
+        that nothing was promoted yet); None takes whatever there is. ``check`` may raise at the
+        last moment, when nobody can do anything to the version any more that needs ``held``.
 
         Raises:
             PointerMoved: if it names another one; nothing has changed then.
             OSError: if it cannot be written; nothing has changed then.
         """
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         change = PointerChange(now(), version, previous, reason, forced)
-        with FileLock(f"{self.path}.lock", timeout=LOCK_SECONDS):
+        with self.held():
+            check()
             try:
                 past = self.history()
             except ModelUnavailable:  # moving it anew is what puts a damaged file right

@@ -105,7 +105,9 @@ class ModelVersions:
             PointerMoved: if ``expected`` is not what the pointer names.
         """
         self.get(name)
-        return self.pointer.move(name, previous, reason, forced, expected=expected)
+        return self.pointer.move(
+            name, previous, reason, forced, expected=expected, check=lambda: self.get(name)
+        )
 
     def shipped(self) -> ModelVersion:
         """The version that comes with the application.
