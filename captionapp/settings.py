@@ -105,10 +105,10 @@ class Settings(BaseModel):
         int, Field(ge=0, le=1024, description="Threads of a worker's model; 0: cores / workers.")
     ] = 0
     precision: Annotated[
-        Literal["auto", "fp32", "bf16"],
+        Literal["auto", "fp32", "bf16", "mixed", "int8"],
         Field(
-            description="Number format of the model; auto: bf16 where the processor computes it. "
-            "It serves only if it says what fp32 says."
+            description="Number format of the model; auto: the fastest on this processor in which "
+            "it says what it says in fp32."
         ),
     ] = "auto"
 

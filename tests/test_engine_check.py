@@ -10,6 +10,7 @@ import torch
 from transformers import AutoProcessor, BlipForConditionalGeneration
 
 from captionapp.captioning.engine import check
+from captionapp.captioning.engine.precision import named
 from captionapp.captioning.engine.torch_backend import TorchBackend, TorchDecoding
 from tests.tiny_blip import make_wordy_blip
 
@@ -39,15 +40,13 @@ def begin(backend: TorchBackend, pixels: torch.Tensor) -> TorchDecoding:
     return backend.begin(backend.encode(pixels))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_an_engine_that_says_the_same_passes(
-    model: Any, pixels: torch.Tensor, dtype: torch.dtype
-) -> None:
-    backend = TorchBackend(model, dtype)
+@pytest.mark.parametrize("name", ["fp32", "bf16"])
+def test_an_engine_that_says_the_same_passes(model: Any, pixels: torch.Tensor, name: str) -> None:
+    backend = TorchBackend(model, named(name))
     verdict = check.compare(model, pixels, lambda x: begin(backend, x))
     assert verdict.passed
     assert verdict.tokens >= len(pixels)
-    assert (verdict.max_difference < 1e-4) == (dtype is torch.float32)
+    assert (verdict.max_difference < 1e-4) == (name == "fp32")
 
 
 @pytest.mark.parametrize(
@@ -62,7 +61,7 @@ def test_an_engine_that_says_the_same_passes(
 def test_an_engine_that_says_something_else_fails(
     model: Any, pixels: torch.Tensor, harm: Any
 ) -> None:
-    backend = TorchBackend(model, torch.float32)
+    backend = TorchBackend(model, named("fp32"))
     harm(backend)
     assert not check.compare(model, pixels, lambda x: begin(backend, x)).passed
 
@@ -70,13 +69,13 @@ def test_an_engine_that_says_something_else_fails(
 def test_an_engine_that_does_not_look_at_the_picture_fails(
     model: Any, pixels: torch.Tensor
 ) -> None:
-    backend = TorchBackend(model, torch.float32)
+    backend = TorchBackend(model, named("fp32"))
     verdict = check.compare(model, pixels, lambda x: begin(backend, x.flip(0)))
     assert not verdict.passed
 
 
 def test_an_engine_that_gives_no_numbers_fails(model: Any, pixels: torch.Tensor) -> None:
-    backend = TorchBackend(model, torch.float32)
+    backend = TorchBackend(model, named("fp32"))
     verdict = check.compare(model, pixels, lambda x: begin(backend, x * torch.nan))
     assert not verdict.passed
 

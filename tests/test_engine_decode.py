@@ -11,6 +11,7 @@ import torch
 from transformers import BlipForConditionalGeneration
 
 from captionapp.captioning.engine.decode import search
+from captionapp.captioning.engine.precision import FP32
 from captionapp.captioning.engine.torch_backend import TorchBackend
 from captionapp.settings import ROOT
 from tests.tiny_blip import make_wordy_blip
@@ -25,7 +26,7 @@ class Checkpoint:
         self.model = BlipForConditionalGeneration.from_pretrained(
             folder, dtype=torch.float32
         ).eval()
-        self.backend = TorchBackend(self.model, torch.float32)
+        self.backend = TorchBackend(self.model, FP32)
         size = self.model.config.vision_config.image_size
         noise = torch.Generator().manual_seed(1)
         self.pixels = 3 * torch.randn(PICTURES, 3, size, size, generator=noise)

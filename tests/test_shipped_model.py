@@ -14,8 +14,9 @@ import skimage
 import torch
 from PIL import Image
 
-from captionapp.captioning.blip import BlipCaptioner
+from captionapp.captioning.blip import BlipCaptioner, EngineOptions
 from captionapp.captioning.captioner import DecodeOptions
+from captionapp.captioning.engine import precision
 from captionapp.captioning.versions import ModelVersions
 from captionapp.settings import ROOT
 
@@ -38,6 +39,17 @@ def photograph(name: str) -> Image.Image:
 @pytest.fixture(scope="module")
 def shipped() -> BlipCaptioner:
     return BlipCaptioner.load(FOLDER, "shipped")
+
+
+def test_it_says_the_same_in_the_number_format_that_is_fastest_here(shipped: BlipCaptioner) -> None:
+    fast = BlipCaptioner.load(FOLDER, "shipped", EngineOptions(precision="auto"))
+    photographs = [photograph(name) for name in GOLDEN]
+    said = [one.caption(photographs, DecodeOptions()) for one in (fast, shipped)]
+    assert [one.text for one in said[0]] == [one.text for one in said[1]]
+    for one, other in zip(*said, strict=True):
+        assert one.probability == pytest.approx(other.probability, rel=0.05)
+    # On a processor that computes bf16, this checkpoint passes the check at least there.
+    assert (fast.engine == "torch fp32") == ("bf16" not in precision.fastest())
 
 
 def test_golden_captions(shipped: BlipCaptioner) -> None:

@@ -41,8 +41,9 @@ class EngineOptions:
     """How a checkpoint is computed.
 
     ``threads`` is what torch may use in this process; 0 leaves its own choice. ``precision`` is
-    ``fp32``, ``bf16``, or ``auto``: what the processor is fast at. Anything but fp32 serves only
-    after a self-check, whose verdict is kept in ``folder`` (none: it is made at every load).
+    ``fp32``, ``bf16``, ``mixed``, ``int8`` (see ``engine.precision``), or ``auto``: what the
+    processor is fastest at. Anything but fp32 serves only after a self-check, whose verdict is kept
+    in ``folder``; without a folder it is made at every load.
     """
 
     threads: int = 0
@@ -81,25 +82,10 @@ class BlipCaptioner:
         options = options or EngineOptions()
         if options.threads:
             torch.set_num_threads(options.threads)
-        wanted = options.precision if options.precision != "auto" else precision.fastest()
-        key = check.key(Path(folder), model_version, f"torch {wanted}") if wanted != "fp32" else ""
-        known = check.kept(options.folder, key) if key else None
-        # Without a verdict the weights are needed in float32 once, to compare with.
-        dtype = precision.DTYPES[wanted] if known and known.passed else torch.float32
-        model, processor = _stock(folder, model_version, dtype)
-        if key and known is None:
-            known = check.verdict(options.folder, key, lambda: _compared(model, processor, wanted))
-            logger.info("self-check of %s in %s: %s", model_version, wanted, known)
-        if known is not None and not known.passed:
-            logger.warning(
-                "%s is computed in fp32: in %s it said something else (%s)",
-                model_version,
-                wanted,
-                known,
-            )
-            wanted = "fp32"
-        backend = TorchBackend(model, precision.DTYPES[wanted])
-        return cls(backend, model, processor, model_version, f"torch {wanted}")
+        model, processor = _stock(folder, model_version)
+        form = _format(model, processor, Path(folder), model_version, options)
+        backend = TorchBackend(model, form)
+        return cls(backend, model, processor, model_version, f"torch {form.name}")
 
     def caption(self, images: Sequence[Image.Image], options: DecodeOptions) -> list[Caption]:
         """One caption for each RGB picture, in order.
@@ -180,8 +166,9 @@ class BlipCaptioner:
         return [tokens for tokens in words if tokens and unknown not in tokens]
 
 
-def _stock(folder: str | Path, model_version: str, dtype: torch.dtype) -> tuple[Any, Any]:
-    """The model as stock transformers loads it, in evaluation mode, and its processor.
+def _stock(folder: str | Path, model_version: str) -> tuple[Any, Any]:
+    """The model as stock transformers loads it, in evaluation mode and in the number format of its
+    file, and its processor.
 
     Raises:
         ModelUnavailable: see ``BlipCaptioner.load``.
@@ -196,7 +183,7 @@ def _stock(folder: str | Path, model_version: str, dtype: torch.dtype) -> tuple[
         loaded: Any = BlipForConditionalGeneration.from_pretrained(
             str(folder),
             local_files_only=True,
-            dtype=dtype,
+            dtype="auto",
             ignore_mismatched_sizes=True,  # they are in the report, and refused below
             output_loading_info=True,
         )
@@ -230,10 +217,30 @@ def _stock(folder: str | Path, model_version: str, dtype: torch.dtype) -> tuple[
     return model.eval(), processor
 
 
-def _compared(model: Any, processor: Any, wanted: str) -> check.Verdict:
-    backend = TorchBackend(model, precision.DTYPES[wanted])
+def _format(
+    model: Any, processor: Any, folder: Path, model_version: str, options: EngineOptions
+) -> precision.Format:
+    """The first of the formats that are wanted in which the model says what it says in fp32."""
+    wanted = precision.fastest() if options.precision == "auto" else [options.precision]
+    for name in wanted:
+        if name == "fp32":
+            break
+        form = precision.named(name)
+        verdict = check.verdict(
+            options.folder,
+            check.key(folder, model_version, f"torch {name}"),
+            lambda form=form: _compared(model, processor, form),  # type: ignore[misc]
+        )
+        if verdict.passed:
+            return form
+        logger.warning("%s is not computed in %s: %s", model_version, name, verdict)
+    return precision.FP32
+
+
+def _compared(model: Any, processor: Any, form: precision.Format) -> check.Verdict:
+    backend = TorchBackend(model, form)
     pixels = _pixels(processor, check.pictures())
-    return check.compare(model, pixels, lambda x: backend.begin(backend.encode(x)))
+    return check.compare(model.float(), pixels, lambda x: backend.begin(backend.encode(x)))
 
 
 def _pixels(processor: Any, images: Sequence[Image.Image]) -> torch.Tensor:

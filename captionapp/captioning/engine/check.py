@@ -29,12 +29,12 @@ from captionapp.captioning.engine.precision import processor
 MIN_AGREEMENT = 0.99
 CLEAR = 0.1
 #: Differences of the log-probability of the reference's tokens, in nats: mean and largest.
-MAX_MEAN_DIFFERENCE = 0.05
-MAX_DIFFERENCE = 0.5
+MAX_MEAN_DIFFERENCE = 0.015
+MAX_DIFFERENCE = 0.25
 #: Tokens of a reference caption at most.
 TOKENS = 16
 #: Raised when the engine's arithmetic changes, so that verdicts on the old one are not believed.
-REVISION = 1
+REVISION = 2
 
 logger = logging.getLogger(__name__)
 

@@ -1,13 +1,17 @@
 """BLIP's forward passes on torch, written out: the engine that always works.
 
 The weights are those of ``BlipForConditionalGeneration``; the arithmetic is the same, in another
-arrangement: fused projections, fused attention, weights laid out once for the processor's
-matrix multiplication, and keys and values kept from step to step. Shapes below: n pictures, r rows
-(beams of all pictures), t tokens, h heads, s patches + 1, d width of a head.
+arrangement: fused projections, weights laid out once for the processor's matrix multiplication, and
+keys and values kept from step to step. ``docs/performance.md`` says what each choice is worth.
+
+Shapes below: n pictures, r rows (beams of all pictures), t tokens, h heads, s patches + 1, d width
+of a head.
 """
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,19 +19,24 @@ from torch import nn
 from torch.nn.functional import layer_norm, linear, scaled_dot_product_attention
 from transformers.activations import ACT2FN
 
+from captionapp.captioning.engine.precision import Format, activations, quantized_engine
+
 #: A KV cache grows by so many places at a time.
 _GROWTH = 16
+#: So many of the likeliest tokens get their logit in float32, whatever the output layer's weights.
+_REFINED = 64
 
 
 class TorchBackend:
-    """A checkpoint ready to caption, in ``dtype``. It does not keep the model it is made of."""
+    """A checkpoint ready to caption, in a number format, whatever that of ``model`` is. Of the
+    model no more is kept than the table of words."""
 
-    def __init__(self, model: Any, dtype: torch.dtype) -> None:
+    def __init__(self, model: Any, form: Format) -> None:
         text, vision = model.text_decoder, model.vision_model
-        self.vision = _Vision(vision, dtype)
-        self.embeddings = _Embeddings(text.bert.embeddings, dtype)
-        self.layers = [_TextLayer(layer, dtype) for layer in text.bert.encoder.layer]
-        self.head = _Head(text.cls.predictions, dtype, text.config.hidden_act)
+        self.vision = _Vision(vision, form)
+        self.embeddings = _Embeddings(text.bert.embeddings, form)
+        self.layers = [_TextLayer(layer, form) for layer in text.bert.encoder.layer]
+        self.head = _Head(text.cls.predictions, form, text.config.hidden_act)
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         """Pixels (n, 3, height, width), float32, to the encoder's states (n, s, width)."""
@@ -96,28 +105,37 @@ class _Cache:
         self._kept = [kept and (kept[0][rows], kept[1][rows]) for kept in self._kept]
 
 
-class _Linear:
-    """``activation(x @ weight.T + bias)``, the weights laid out for oneDNN where that is built in:
-    MKL is slow on AMD, and a layout made anew in each call costs as much as the product."""
+def _linear(
+    *parts: nn.Linear, weights: torch.dtype, activation: str = "", many: bool = False
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """``activation(x @ weight.T + bias)``, the ``parts`` side by side; ``many``: for many rows."""
+    weight = torch.cat([part.weight.detach() for part in parts])
+    bias = torch.cat([part.bias.detach() for part in parts]).to(activations(weights))
+    if weights is torch.int8:
+        return _Int8Linear(weight.float(), bias, activation, many)
+    return _Linear(weight.to(weights), bias, activation)
 
-    def __init__(self, *parts: nn.Linear, dtype: torch.dtype, activation: str = "") -> None:
-        weight = torch.cat([part.weight.detach() for part in parts]).to(dtype)
-        biases = [part.bias.detach() for part in parts if part.bias is not None]
-        self._bias = torch.cat(biases).to(dtype) if biases else None
-        self._packed = can_pack(dtype)
-        self._fused = "gelu" if self._packed and activation == "gelu" else "none"
-        self._activation = ACT2FN[activation] if activation and self._fused == "none" else None
-        self._weight = weight.contiguous()
+
+class _Linear:
+    """The weights are laid out for oneDNN where that is built in: MKL is slow on AMD, and a layout
+    made anew in each call costs as much as the product."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor, activation: str) -> None:
+        self._bias = bias
+        self._packed = can_pack(weight.dtype)
+        fused = self._packed and activation == "gelu"
+        self._fused = "gelu" if fused else "none"
+        self._activation = ACT2FN[activation] if activation and not fused else None
+        self._weight = weight
         if self._packed:
-            self._weight = torch.ops.mkldnn._reorder_linear_weight(self._weight)
+            self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         if not self._packed:
             y = linear(x, self._weight, self._bias)
         else:
-            y = torch.ops.mkldnn._linear_pointwise(
-                x, self._weight, self._bias, self._fused, [], "none"
-            )
+            fused = [self._fused, [], "none"]
+            y = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, *fused)
         return self._activation(y) if self._activation else y
 
 
@@ -128,6 +146,34 @@ def can_pack(dtype: torch.dtype) -> bool:
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
         and (dtype is torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported())
     )
+
+
+class _Int8Linear:
+    """Weights in int8 with a scale for each output, inputs rounded to 8 bits on the way in, sums
+    exact, results in float32.
+
+    torch rounds the whole input on one scale. Each row is brought to the range -1 to 1 first, and
+    its result multiplied back: so a large value costs its own row its precision and no other, and a
+    caption does not depend on the pictures that happen to be in the batch.
+    """
+
+    def __init__(
+        self, weight: torch.Tensor, bias: torch.Tensor, activation: str, many: bool
+    ) -> None:
+        self._bias = bias
+        self._activation = ACT2FN[activation] if activation else None
+        scale = weight.abs().amax(1).clamp(min=1e-12) / 127
+        zero = torch.zeros(len(scale), dtype=torch.long)
+        with quantized_engine(many), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # such tensors will go some day; torch is pinned
+            rounded = torch.quantize_per_channel(weight, scale.double(), zero, 0, torch.qint8)
+            self._packed = torch.ops.quantized.linear_prepack(rounded, None)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        largest = x.abs().amax(-1, keepdim=True).clamp(min=1e-12)
+        y = torch.ops.quantized.linear_dynamic(x / largest, self._packed)
+        y = torch.addcmul(self._bias, y, largest)
+        return self._activation(y) if self._activation else y
 
 
 class _Norm:
@@ -145,13 +191,13 @@ class _Norm:
 class _Vision:
     """The vision transformer: pre-norm layers over patches."""
 
-    def __init__(self, model: Any, dtype: torch.dtype) -> None:
-        embeddings = model.embeddings
+    def __init__(self, model: Any, form: Format) -> None:
+        embeddings, dtype = model.embeddings, activations(form.vision)
         self._patch = embeddings.patch_embedding.weight.detach().to(dtype)
         self._patch_bias = embeddings.patch_embedding.bias.detach().to(dtype)
         self._class = embeddings.class_embedding.detach().to(dtype)
         self._positions = embeddings.position_embedding.detach().to(dtype)
-        self._layers = [_VisionLayer(layer, dtype) for layer in model.encoder.layers]
+        self._layers = [_VisionLayer(layer, form) for layer in model.encoder.layers]
         self._norm = _Norm(model.post_layernorm, dtype)
 
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -167,63 +213,75 @@ class _Vision:
 
 
 class _VisionLayer:
-    def __init__(self, layer: Any, dtype: torch.dtype) -> None:
-        attention, mlp = layer.self_attn, layer.mlp
+    def __init__(self, layer: Any, form: Format) -> None:
+        attention, mlp, weights = layer.self_attn, layer.mlp, form.vision
+        self._type = form.attention
         self._heads = attention.num_heads
-        self._norm1, self._norm2 = _Norm(layer.layer_norm1, dtype), _Norm(layer.layer_norm2, dtype)
-        self._qkv = _Linear(attention.qkv, dtype=dtype)
-        self._out = _Linear(attention.projection, dtype=dtype)
-        self._fc1 = _Linear(mlp.fc1, dtype=dtype, activation=mlp.config.hidden_act)
-        self._fc2 = _Linear(mlp.fc2, dtype=dtype)
+        self._norm1 = _Norm(layer.layer_norm1, activations(weights))
+        self._qkv = _linear(attention.qkv, weights=weights, many=True)
+        self._out = _linear(attention.projection, weights=weights, many=True)
+        self._norm2 = _Norm(layer.layer_norm2, activations(weights))
+        activation = mlp.config.hidden_act
+        self._fc1 = _linear(mlp.fc1, weights=weights, activation=activation, many=True)
+        self._fc2 = _linear(mlp.fc2, weights=weights, many=True)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        q, k, v = _heads(self._qkv(self._norm1(x)), 3, self._heads)
-        x = x + self._out(_merged(scaled_dot_product_attention(q, k, v)))
+        qkv = self._qkv(self._norm1(x)).to(self._type)
+        context = _merged(_attention(*_heads(qkv, 3, self._heads)))
+        x = x + self._out(context.to(x.dtype))
         return x + self._fc2(self._fc1(self._norm2(x)))
 
 
 class _Embeddings:
-    def __init__(self, module: Any, dtype: torch.dtype) -> None:
-        self._words = module.word_embeddings.weight.detach().to(dtype)
+    def __init__(self, module: Any, form: Format) -> None:
+        dtype = activations(form.text)
+        self._words = module.word_embeddings.weight.detach()  # in the type of the file
         self._positions = module.position_embeddings.weight.detach().to(dtype)
         self._norm = _Norm(module.LayerNorm, dtype)
 
     def __call__(self, tokens: torch.Tensor, before: int) -> torch.Tensor:
         positions = self._positions[before : before + tokens.shape[1]]
-        return self._norm(self._words[tokens] + positions)
+        return self._norm(self._words[tokens].to(positions.dtype) + positions)
 
 
 class _TextLayer:
     """BERT's post-norm layer with attention to the tokens before and to the picture."""
 
-    def __init__(self, layer: Any, dtype: torch.dtype) -> None:
-        own, cross = layer.attention, layer.crossattention
+    def __init__(self, layer: Any, form: Format) -> None:
+        own, cross, fc1, weights = (
+            layer.attention,
+            layer.crossattention,
+            layer.intermediate.dense,
+            form.text,
+        )
+        self._type = form.attention
         self._heads = own.self.num_attention_heads
-        self._qkv = _Linear(own.self.query, own.self.key, own.self.value, dtype=dtype)
-        self._out = _Linear(own.output.dense, dtype=dtype)
-        self._norm1 = _Norm(own.output.LayerNorm, dtype)
-        self._cross_q = _Linear(cross.self.query, dtype=dtype)
-        self._cross_kv = _Linear(cross.self.key, cross.self.value, dtype=dtype)
-        self._cross_out = _Linear(cross.output.dense, dtype=dtype)
-        self._norm2 = _Norm(cross.output.LayerNorm, dtype)
-        fc1 = layer.intermediate.dense
-        self._fc1 = _Linear(fc1, dtype=dtype, activation=layer.config.hidden_act)
-        self._fc2 = _Linear(layer.output.dense, dtype=dtype)
-        self._norm3 = _Norm(layer.output.LayerNorm, dtype)
+        self._qkv = _linear(own.self.query, own.self.key, own.self.value, weights=weights)
+        self._out = _linear(own.output.dense, weights=weights)
+        self._norm1 = _Norm(own.output.LayerNorm, activations(weights))
+        self._cross_q = _linear(cross.self.query, weights=weights)
+        self._cross_kv = _linear(cross.self.key, cross.self.value, weights=form.vision, many=True)
+        self._cross_out = _linear(cross.output.dense, weights=weights)
+        self._norm2 = _Norm(cross.output.LayerNorm, activations(weights))
+        self._fc1 = _linear(fc1, weights=weights, activation=layer.config.hidden_act)
+        self._fc2 = _linear(layer.output.dense, weights=weights)
+        self._norm3 = _Norm(layer.output.LayerNorm, activations(weights))
 
     def cross_keys_values(self, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """What the picture offers: (n, h, s, d) each."""
-        k, v = _heads(self._cross_kv(states), 2, self._heads)
+        both = self._cross_kv(states).to(self._type)
+        k, v = _heads(both, 2, self._heads)
         return k.contiguous(), v.contiguous()
 
     def __call__(
         self, x: torch.Tensor, number: int, cache: _Cache, cross: tuple[torch.Tensor, torch.Tensor]
     ) -> torch.Tensor:
-        q, k, v = _heads(self._qkv(x), 3, self._heads)
+        # So few numbers are attended to faster in float32.
+        q, k, v = _heads(self._qkv(x).float(), 3, self._heads)
         keys, values = cache.add(number, k, v)
         # More than one token comes at the beginning only, when nothing is before them.
         context = scaled_dot_product_attention(q, keys, values, is_causal=x.shape[1] > 1)
-        x = self._norm1(x + self._out(_merged(context)))
+        x = self._norm1(x + self._out(_merged(context).to(x.dtype)))
         context = self._to_picture(self._cross_q(x), *cross)
         x = self._norm2(x + self._cross_out(context))
         return self._norm3(x + self._fc2(self._fc1(x)))
@@ -233,22 +291,45 @@ class _TextLayer:
     ) -> torch.Tensor:
         """The rows of a picture ask it together, so that nothing of it is repeated for them."""
         r, t, width = queries.shape
-        together = queries.view(len(keys), r // len(keys) * t, width)
+        together = queries.to(keys.dtype).view(len(keys), r // len(keys) * t, width)
         (q,) = _heads(together, 1, self._heads)
-        return _merged(scaled_dot_product_attention(q, keys, values)).view(r, t, width)
+        return _merged(_attention(q, keys, values)).view(r, t, width).to(queries.dtype)
 
 
 class _Head:
-    """The output layer: logits in float32, for the last position only."""
+    """The output layer: logits in float32, for the last position only.
 
-    def __init__(self, module: Any, dtype: torch.dtype, activation: str) -> None:
-        transform = module.transform
-        self._dense = _Linear(transform.dense, dtype=dtype, activation=activation)
-        self._norm = _Norm(transform.LayerNorm, dtype)
-        self._decoder = _Linear(module.decoder, dtype=dtype)
+    Its weights are the largest matrix of the model, and logits are what tokens are chosen by: so
+    all of them are computed from weights in few bits, and the likeliest again from the full ones.
+    """
+
+    def __init__(self, module: Any, form: Format, activation: str) -> None:
+        transform, decoder = module.transform, module.decoder
+        self._dense = _linear(transform.dense, weights=torch.float32, activation=activation)
+        self._norm = _Norm(transform.LayerNorm, torch.float32)
+        self._type = activations(form.head)
+        self._rough = _linear(decoder, weights=form.head)
+        self._refined = 0 if form.head is torch.float32 else min(_REFINED, decoder.out_features)
+        self._weight = decoder.weight.detach()  # the table of words once more, not a copy
+        self._bias = decoder.bias.detach().float()
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return self._decoder(self._norm(self._dense(x))).float()
+        x = self._norm(self._dense(x.float()))
+        logits = self._rough(x.to(self._type)).float()
+        if not self._refined:
+            return logits
+        likely = logits.topk(self._refined, sorted=False)[1]
+        exact = (self._weight[likely].float() @ x[..., None])[..., 0] + self._bias[likely]
+        return logits.scatter(-1, likely, exact)
+
+
+def _attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """Of all to all, (n, h, t, d). Plain products in bf16: torch's fused attention computes them
+    slower there, and the scores of a picture's patches are small enough to keep."""
+    if q.dtype is torch.float32:
+        return scaled_dot_product_attention(q, k, v)
+    scores: torch.Tensor = (q * float(q.shape[-1] ** -0.5)) @ k.transpose(-1, -2)
+    return scores.softmax(-1) @ v
 
 
 def _heads(x: torch.Tensor, parts: int, heads: int) -> tuple[torch.Tensor, ...]:
