@@ -192,6 +192,17 @@ def test_a_folder_is_rehearsed_but_for_what_the_gate_judges_by(
     assert len(few.rehearsal) == 5
 
 
+def test_a_missing_picture_of_the_folder_is_told(
+    workflow: Workflow, answers: Answers, retained: Path
+) -> None:
+    for _ in range(6):
+        answers.answered("a cat")
+    (retained / "7.png").unlink()
+    said: list[str] = []
+    plan = make_plan(workflow, CONFIG, retained, said.append)
+    assert plan.rehearsal and len(said) == 1 and "no picture 7.png" in said[0]
+
+
 def test_a_folder_that_is_no_imagefolder_is_refused(
     workflow: Workflow, answers: Answers, tmp_path: Path
 ) -> None:

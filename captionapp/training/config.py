@@ -25,6 +25,7 @@ class FinetuneConfig:
     method: str = "auto"  # full, lora, or auto: lora where the model is large or memory short
     learning_rate: float = 2e-4  # peak, with full fine-tuning
     lora_learning_rate: float = 1e-3  # peak, with LoRA, whose matrices begin at nothing
+    vision_rate: float = 0.0  # of the vision half's rate, as a share of that; 0 leaves it as it is
     lora_rank: int = 16  # of each pair of matrices
     lora_alpha: int = 32  # the pairs' product counts alpha / rank times
     warmup: float = 0.1  # share of the training in which the rate rises; a cosine to 0 follows

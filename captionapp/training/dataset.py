@@ -11,7 +11,7 @@ import csv
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -45,10 +45,13 @@ class Example:
     captions: tuple[str, ...]
 
 
-def read_imagefolder(folder: Path) -> list[Example]:
+def read_imagefolder(
+    folder: Path, on_missing: Callable[[str], None] | None = None
+) -> list[Example]:
     """All examples of an imagefolder, in the order of ``metadata.csv``.
 
-    Empty caption cells are left out. The pictures are checked for existence, not decoded.
+    Empty caption cells are left out. The pictures are checked for existence, not decoded. One that
+    is missing is an error, or told to ``on_missing`` in a sentence and left out.
 
     Raises:
         InvalidDataset: if the folder, a column, a picture or every caption of a picture is missing,
@@ -60,10 +63,11 @@ def read_imagefolder(folder: Path) -> list[Example]:
         with metadata.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
             columns = _caption_columns(metadata, reader.fieldnames)
-            examples = [
-                _example(folder, f"{metadata}, row {number}", row, columns)
+            read = [
+                _example(folder, f"{metadata}, row {number}", row, columns, on_missing)
                 for number, row in enumerate(reader, start=2)
             ]
+            examples = [example for example in read if example]
     except FileNotFoundError as error:
         raise InvalidDataset(f"{folder} has no {METADATA}.") from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -87,7 +91,13 @@ def _caption_columns(metadata: Path, names: object) -> list[str]:
     return columns
 
 
-def _example(folder: Path, where: str, row: dict[str, str | None], columns: list[str]) -> Example:
+def _example(
+    folder: Path,
+    where: str,
+    row: dict[str, str | None],
+    columns: list[str],
+    on_missing: Callable[[str], None] | None,
+) -> Example | None:
     """One row of the metadata; ``where`` begins the message of an error."""
     name = row["file_name"] or ""
     captions = tuple(text.strip() for column in columns if (text := row[column]) and text.strip())
@@ -95,7 +105,10 @@ def _example(folder: Path, where: str, row: dict[str, str | None], columns: list
         raise InvalidDataset(f"{where}: {name!r} is not the name of a file in the folder.")
     path = folder / name
     if not path.is_file():
-        raise InvalidDataset(f"{where}: there is no picture {name}.")
+        if on_missing is None:
+            raise InvalidDataset(f"{where}: there is no picture {name}.")
+        on_missing(f"{where}: there is no picture {name}; it is left out.")
+        return None
     if not captions:
         raise InvalidDataset(f"{where}: {name} has no caption.")
     return Example(path, captions)

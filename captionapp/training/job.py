@@ -117,7 +117,8 @@ def make_plan(
     described: dict[str, Any] | None = None
     if retain is not None:
         folder = retain.resolve()
-        kinds["retained"], _ = split_retained(read_imagefolder(folder), config.retain_held_out)
+        examples = read_imagefolder(folder, on_missing=on_skip)
+        kinds["retained"], _ = split_retained(examples, config.retain_held_out)
         described = {"folder": str(folder), "held_out_share": config.retain_held_out}
     for name, examples in kinds.items():
         if len(examples) > config.rehearsed_at_most:

@@ -60,11 +60,20 @@ class Learner:
             self._lora = _with_lora(self.model, config)  # changes self.model in place
         else:
             self._start = copy.deepcopy(self.model).requires_grad_(False)
+        if not config.vision_rate:
+            self.model.vision_model.requires_grad_(False)
         self.trained = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
         self.best: dict[str, torch.Tensor] | None = None
-        self._peak = config.lora_learning_rate if self._lora else config.learning_rate
+        peak = config.lora_learning_rate if self._lora else config.learning_rate
+        vision = [p for name, p in self.trained.items() if "vision_model." in name]
+        text = [p for name, p in self.trained.items() if "vision_model." not in name]
         self.optimizer = torch.optim.AdamW(
-            self.trained.values(), lr=self._peak, betas=config.betas, weight_decay=0.0
+            [
+                {"params": text, "peak": peak},
+                *([{"params": vision, "peak": peak * config.vision_rate}] if vision else []),
+            ],
+            betas=config.betas,
+            weight_decay=0.0,  # towards 0, which is not where this began
         )
 
     def set_rate(self, done: float) -> None:
@@ -75,7 +84,7 @@ class Learner:
         else:
             share = 0.5 * (1 + math.cos(math.pi * (done - warmup) / (1 - warmup)))
         for group in self.optimizer.param_groups:
-            group["lr"] = self._peak * share
+            group["lr"] = group["peak"] * share
 
     def learn(self, batch: Batch) -> float:
         """One step; the cross-entropy a token of its corrections, in nats."""
@@ -164,7 +173,8 @@ class Learner:
     def _logits(self, model: Any, batch: Batch) -> torch.Tensor:
         """(m, words) of the m tokens that are no padding, row by row."""
         with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
-            seen = model.vision_model(pixel_values=batch.pixels)[0]
+            with torch.set_grad_enabled(torch.is_grad_enabled() and bool(self.config.vision_rate)):
+                seen = model.vision_model(pixel_values=batch.pixels)[0]
             hidden = model.text_decoder.bert(
                 input_ids=batch.input_ids,
                 attention_mask=batch.attention_mask,

@@ -1,0 +1,199 @@
+"""Kill `flask model finetune` at random moments: the current version always loads, and no
+half-written version is ever listed.
+
+    python benchmarks/kill_training.py [--kills 20] [--model DIR] [--json FILE]
+
+The corrections are of pictures that are drawn here. Some kills come at any time while it trains
+and saves checkpoints, as many while it stores the finished version. After each, the current version
+must load and caption, every listed version must load, and, in the end, a resumed training must
+bring a version. ``--model`` is a BLIP checkpoint; the shipped one by default.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from PIL import Image, ImageDraw  # noqa: E402
+
+from captionapp.captioning.blip import BlipCaptioner  # noqa: E402
+from captionapp.captioning.captioner import DecodeOptions  # noqa: E402
+from captionapp.captioning.versions import ModelVersions  # noqa: E402
+from captionapp.training.runs import RunState, TrainingRuns  # noqa: E402
+
+#: Seconds within which a process of the application must have got somewhere.
+PATIENCE = 600.0
+
+
+def drawn(number: int) -> Image.Image:
+    """Squares in colours that differ from picture to picture."""
+    chance = random.Random(number)
+    image = Image.new("RGB", (96, 96))
+    pen = ImageDraw.Draw(image)
+    for x in range(0, 96, 12):
+        for y in range(0, 96, 12):
+            pen.rectangle((x, y, x + 11, y + 11), fill=tuple(chance.randbytes(3)))
+    return image
+
+
+class Kills:
+    """A fresh instance whose trainings are killed."""
+
+    def __init__(self, work: Path, model: Path) -> None:
+        self.work, self.instance = work, work / "instance"
+        self.environment = os.environ | {
+            "CAPTIONAPP_INSTANCE": str(self.instance),
+            "CAPTIONAPP_MODEL": "",
+        }
+        self.versions = ModelVersions(self.instance / "models", model)
+        if model != ROOT / "fine-tuned-model":
+            self.environment["CAPTIONAPP_MODEL"] = str(model)
+            self.versions.model_setting = str(model)
+        self.runs = TrainingRuns(self.instance / "training")
+        self.problems: list[str] = []
+
+    def prepare(self) -> None:
+        folder = self.work / "pictures"
+        folder.mkdir()
+        with (folder / "metadata.csv").open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["file_name", "caption"])
+            for number in range(24):
+                drawn(number).save(folder / f"{number}.png")
+                writer.writerow([f"{number}.png", "a blanket of many colours"])
+        command = self._command("feedback", "import", str(folder))
+        subprocess.run(command, cwd=ROOT, env=self.environment, check=True)
+
+    def kill(self, options: list[str], moment: Callable[[subprocess.Popen[bytes]], None]) -> str:
+        """Start a training, or go on with the one there is, kill it at a moment, and look."""
+        latest = self.runs.latest()
+        go_on = latest is not None and latest.status != "done"
+        arguments = ["--resume"] if go_on else options
+        with (self.work / "log.txt").open("ab") as log:
+            process = subprocess.Popen(
+                self._command("model", "finetune", *arguments),
+                cwd=ROOT,
+                env=self.environment,
+                stdout=log,
+                stderr=log,
+            )
+            moment(process)
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        state = self.runs.latest()
+        self._look()
+        return state.status if state else "not begun"
+
+    def finish(self) -> None:
+        """What is left is brought to its end."""
+        latest = self.runs.latest()
+        if latest and latest.status != "done":
+            command = self._command("model", "finetune", "--resume")
+            subprocess.run(command, cwd=ROOT, env=self.environment, check=True)
+        self._look()
+
+    def _look(self) -> None:
+        current = self.versions.current()
+        captioner = BlipCaptioner.load(current.folder, current.name)
+        if not captioner.caption([drawn(0)], DecodeOptions(max_new_tokens=5)):
+            self.problems.append(f"{current.name} does not caption")
+        for version in self.versions.list():
+            try:
+                BlipCaptioner.load(version.folder, version.name)
+            except Exception as error:  # that is what is looked for
+                self.problems.append(f"{version.name} is listed and does not load: {error}")
+
+    def _command(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "flask", "--app", "wsgi", *arguments]
+
+
+def wait(process: subprocess.Popen[bytes], condition: Callable[[], object]) -> None:
+    end = time.monotonic() + PATIENCE
+    while not condition() and process.poll() is None:
+        if time.monotonic() > end:
+            raise TimeoutError("The training got nowhere.")
+        time.sleep(0.001)
+
+
+def changed(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
+def while_training(kills: Kills, chance: random.Random) -> Callable[..., None]:
+    """Some time after this process has reported progress or saved a checkpoint."""
+
+    def moment(process: subprocess.Popen[bytes]) -> None:
+        began = time.time()
+
+        def goes() -> bool:
+            state: RunState | None = kills.runs.latest()
+            folder = kills.runs.folder / (state.id if state else "none")
+            files = [folder / "progress.json", folder / "checkpoint.pt"]
+            return any(changed(file) > began for file in files)
+
+        wait(process, goes)
+        time.sleep(chance.uniform(0, 2.0))
+
+    return moment
+
+
+def while_saving(kills: Kills, chance: random.Random) -> Callable[..., None]:
+    """After the first file of the finished version is there; storing it takes about as long."""
+
+    def moment(process: subprocess.Popen[bytes]) -> None:
+        began = time.time()
+        folders = kills.runs.folder
+        wait(process, lambda: [f for f in folders.glob("*/version") if changed(f) > began])
+        time.sleep(chance.uniform(0, 0.5))
+
+    return moment
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Kill trainings at random moments.")
+    parser.add_argument("--kills", type=int, default=20, help="of each kind")
+    parser.add_argument("--model", type=Path, default=ROOT / "fine-tuned-model")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--json", type=Path, help="file for the result")
+    args = parser.parse_args()
+    chance = random.Random(args.seed)
+    always = ["--set", "checkpoint_seconds=0.01", "--full", "--batch-size", "4"]
+    counts: dict[str, dict[str, int]] = {}
+    with tempfile.TemporaryDirectory() as work:
+        kills = Kills(Path(work), args.model.resolve())
+        kills.prepare()
+        kinds = {"training": (while_training, "40"), "saving": (while_saving, "0.2")}
+        for kind, (moment, epochs) in kinds.items():
+            for _ in range(args.kills):
+                options = [*always, "--epochs", epochs]
+                status = kills.kill(options, moment(kills, chance))
+                counts.setdefault(kind, {}).setdefault(status, 0)
+                counts[kind][status] += 1
+                print(kind, status, f"{len(kills.versions.list())} versions", flush=True)
+            kills.finish()
+        result = {"kills": counts, "problems": kills.problems}
+        result["versions"] = len(kills.versions.list())
+    print(json.dumps(result, indent=2))
+    if args.json:
+        args.json.write_text(json.dumps(result, indent=2) + "\n")
+    return 1 if kills.problems else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
