@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from captionapp import detached
 from captionapp.captioning.pointer import PointerChange
 from captionapp.captioning.versions import ModelVersion, ModelVersions
 from captionapp.errors import (
@@ -347,9 +348,7 @@ def _not_voted_for(report: Report, settings: Settings) -> Sequence[str]:
 
 def problem_in_fresh_process(version: ModelVersion, settings: Settings) -> str:
     """Why a new process cannot load the version and caption a picture with it; empty if it can."""
-    environment = {
-        name: value for name, value in os.environ.items() if name != "PROMETHEUS_MULTIPROC_DIR"
-    }
+    environment = {x: y for x, y in os.environ.items() if x not in detached.SERVER_ONLY}
     environment |= {
         "CAPTIONAPP_INSTANCE": str(settings.instance),
         "CAPTIONAPP_MODEL": version.name,
