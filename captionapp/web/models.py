@@ -182,10 +182,11 @@ def version_rows() -> tuple[list[Row], str]:
 
 
 def newest_comparable(rows: list[Row]) -> Row | None:
-    """The newest version that has been compared with the one that is current."""
+    """The newest version that has been compared with the current one, else with any other."""
     current = next((row.version.name for row in rows if row.standing == "current"), "")
-    compared = [row for row in rows if row.report and row.report.current == current]
-    return compared[-1] if compared else None
+    compared = [row for row in rows if row.report]
+    with_current = [row for row in compared if row.report and row.report.current == current]
+    return next(reversed(with_current or compared), None)
 
 
 def _row(rows: list[Row], name: str) -> Row:

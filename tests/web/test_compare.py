@@ -133,3 +133,16 @@ def test_it_is_the_operators(client, make_app):
 def test_votes_need_the_token(make_app):
     client = make_app(CAPTIONAPP_ADMIN_PASSWORD="x", WTF_CSRF_ENABLED=True).test_client()
     assert client.post("/compare", data={"choice": "a"}, auth=("o", "x")).status_code == 400
+
+
+def test_without_one_against_the_current_version_another_comparison_is_offered(
+    app, client, pictures
+):
+    instance = Path(app.instance_path)
+    for name, current in (("trained-1", "fake-1"), ("trained-2", "fake-0")):
+        add_version(instance, name, current)
+        said = [(pictures[0], "a ball", f"of {name}", f"of {current}")]
+        keep(instance, report(name, current, said, [(1.0, 0.5)]))
+    assert "of trained-1" in client.get("/compare", auth=PASSWORD).text
+    (instance / "models" / "trained-1" / "evaluation.json").unlink()
+    assert "of trained-2" in client.get("/compare", auth=PASSWORD).text
