@@ -11,7 +11,9 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from captionapp import detached
@@ -40,6 +42,7 @@ DISTINCT_KEPT = 0.5
 CHECK_SECONDS = 600.0
 #: Of a version that is being removed; what starts with a dot is never listed.
 _PRUNED = ".pruned-"
+_ABANDONED_SECONDS = 3600
 
 
 class Promotion:
@@ -197,6 +200,10 @@ class Promotion:
                 self.prover.cache.forget(version.name)
         for folder in self.versions.models_folder.glob(f"{_PRUNED}*"):
             shutil.rmtree(folder, ignore_errors=True)
+        for left in self.versions.models_folder.glob("*/*.tmp"):  # of a process that was killed
+            with suppress(FileNotFoundError):  # written, and renamed, a moment ago
+                if time.time() - left.stat().st_mtime > _ABANDONED_SECONDS:
+                    left.unlink()
         return [version.name for version in removed]
 
     # Steps of the above

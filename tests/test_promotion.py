@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -283,6 +284,15 @@ def test_prune_removes_what_a_killed_prune_left_and_known_captions(scene: Scene)
     keys = [one.key for one in promotion.prover.held_out().pictures]
     assert promotion.prover.cache.captions("v1", keys, options) == {}
     assert promotion.prover.cache.captions(scene.shipped.name, keys, options) != {}
+
+
+def test_prune_removes_half_written_files_that_nobody_writes_any_more(scene: Scene) -> None:
+    folder = add_version(scene.versions, "v1", origin="pulled").folder
+    for name in ("evaluation.json.01.tmp", "evaluation.json.02.tmp"):
+        (folder / name).touch()
+    os.utime(folder / "evaluation.json.01.tmp", (0, 0))
+    assert scene.promotion().prune(1) == []
+    assert [file.name for file in folder.glob("*.tmp")] == ["evaluation.json.02.tmp"]
 
 
 def test_a_report_about_the_shipped_version_is_not_written_into_its_folder(scene: Scene) -> None:
