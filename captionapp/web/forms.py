@@ -82,40 +82,33 @@ class NextForm(FeedbackForm):
     skip = IntegerField(default=0, validators=[Optional()])
 
 
+def _choice(label: str, choices: dict[str, str]) -> SelectField:
+    """One of these values, shown as their labels."""
+    return SelectField(
+        label,
+        choices=[SelectChoice(value, shown) for value, shown in choices.items()],
+        default="",
+        validate_choice=False,  # its message names nothing
+        validators=[AnyOf(list(choices), message=f"{label}: choose one of those in the list.")],
+    )
+
+
 class FilterForm(FlaskForm):  # type: ignore[misc]
     """``GET /feedback`` and what else is about some of the answers; changes nothing."""
 
     class Meta:
         csrf = False
 
-    verdict = SelectField(
+    verdict = _choice(
         "Verdict",
-        choices=[
-            SelectChoice("", "any"),
-            SelectChoice(Verdict.ACCEPTED.value, "it is right"),
-            SelectChoice(Verdict.CORRECTED.value, "corrected"),
-        ],
-        default="",
+        {"": "any", Verdict.ACCEPTED.value: "it is right", Verdict.CORRECTED.value: "corrected"},
     )
-    reason = SelectField(
-        "Reason",
-        choices=[
-            SelectChoice("", "any"),
-            *(SelectChoice(reason.value, label) for reason, label in REASON_LABELS.items()),
-        ],
-        default="",
-    )
-    version = SelectField(
-        "Version", default="", validate_choice=False
-    )  # choices: those of the rows
-    source = SelectField(
+    reason = _choice("Reason", {"": "any"} | {one.value: REASON_LABELS[one] for one in Reason})
+    # Its choices are the versions of the rows.
+    version = SelectField("Version", default="", validate_choice=False)
+    source = _choice(
         "Given by",
-        choices=[
-            SelectChoice("", "anybody"),
-            SelectChoice(Source.PEOPLE.value, "people here"),
-            SelectChoice(Source.IMPORT.value, "an import"),
-        ],
-        default="",
+        {"": "anybody", Source.PEOPLE.value: "people here", Source.IMPORT.value: "an import"},
     )
     text = StringField(
         "Text",

@@ -70,7 +70,7 @@ def test_a_report_shows_wins_losses_and_ties_in_pictures(client, instance):
     scores = [(3.0, 0.25), (0.0, 0.75), (0.5, 0.5)]
     keep(instance, report("trained-1", "fake-1", said, scores, refusals=("it <forgets>",)))
     page = client.get("/models/trained-1", auth=PASSWORD).text
-    assert "1 wins, 1 ties and 1 losses" in page and "it &lt;forgets&gt;" in page
+    assert "1 win, 1 tie and 1 loss on 3 pictures" in page and "it &lt;forgets&gt;" in page
     assert "a &lt;raccoon&gt;" in page and "a dog" in page and "a ship" not in page
     assert f'src="/feedback/pictures/{"1" * 32}/thumbnail"' in page
     page = client.get("/models/trained-1?show=losses", auth=PASSWORD).text
