@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from enum import StrEnum
 
+from captionapp.feedback.interchange import IMPORTED
 from captionapp.feedback.rows import FeedbackRow, Reason, Verdict
-
-#: The contributor of rows that came with a data set.
-IMPORT = "import"
 
 
 class Source(StrEnum):
@@ -68,7 +66,7 @@ class FeedbackFilter:
 
 def source_of(row: FeedbackRow) -> Source:
     """Whether a person answered here, or the answer came with a data set."""
-    return Source.IMPORT if row.contributor == IMPORT else Source.PEOPLE
+    return Source.IMPORT if row.contributor == IMPORTED else Source.PEOPLE
 
 
 def day_of(row: FeedbackRow) -> date:

@@ -294,5 +294,6 @@ def _promotion_page(version: str, form: ForceForm, problem: str = "") -> str:
         refusal=task.refusal if task and task.task is Task.PROMOTE else "",
         form=form,
         problem=problem,
+        settings=workflow().settings,
         button=ButtonForm(formdata=None),
     )

@@ -128,6 +128,16 @@ def test_a_promotion_is_confirmed_first(client, instance, commands):
     assert commands == [["model", "promote", "trained-1"]]
 
 
+def test_votes_that_a_promotion_asks_for_are_said(make_app):
+    app = make_app(CAPTIONAPP_ADMIN_PASSWORD=PASSWORD[1], CAPTIONAPP_MIN_VOTES=7)
+    instance = Path(app.instance_path)
+    add_version(instance, "trained-1", "fake-1")
+    keep(instance, report("trained-1", "fake-1", pictures(3), [(1.0, 0.5)] * 3))
+    client = app.test_client()
+    assert "asks for 7" in client.get("/models/trained-1", auth=PASSWORD).text
+    assert "people preferred it" in client.get("/models/trained-1/promote", auth=PASSWORD).text
+
+
 def test_a_refusal_is_shown_and_gone_over_with_a_written_reason_only(client, instance, commands):
     add_version(instance, "trained-1", "fake-1")
     client.post("/models/trained-1/promote", auth=PASSWORD)
