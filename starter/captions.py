@@ -138,7 +138,7 @@ def decode(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits (m, vocabulary) of the m real tokens of a packed batch, row by row, and their labels.
 
-    ``seen`` is the vision model's output (n, 50, width).
+    ``seen`` is the vision model's output (n, cells² + 1, width).
     """
     inputs = packed.inputs
     if word_dropout:
@@ -331,13 +331,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=CaptionConfig.steps)
     args = parser.parse_args()
     checkpoints.log_to(args.out / "log.txt")
-    torch.set_num_threads(2)
+    checkpoints.use_free_cores()
     config = CaptionConfig(steps=args.steps)
     if args.frozen:
         config.vision_lr = 0.0
     checkpoints.seed_everything(config.seed)
     student, teacher = StudentConfig(), TeacherConfig()
-    material = Material(args.data, args.teacher, teacher)
+    material = Material(args.data, args.teacher, teacher, student)
     folder = args.data / teacher.sources[0][1]
     captioning = make(config, student, material, folder, args.distilled)
     if args.start:

@@ -85,3 +85,9 @@ def log_to(path: Path) -> None:
         force=True,
         handlers=[logging.StreamHandler(), logging.FileHandler(path)],
     )
+
+
+def use_free_cores() -> None:
+    """One thread for each core that this process may run on; `taskset` keeps it to some of them."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    torch.set_num_threads(len(affinity(0)) if affinity else os.cpu_count() or 1)

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers.models.blip.modeling_blip import BlipVisionModel
 
@@ -30,7 +30,7 @@ from starter.teacher import CHANNELS, CLASSES, GRID, TeacherConfig, Views, load_
 log = logging.getLogger("starter.distill")
 
 LAYERS = (3, 5)  # student layers that learn blocks 10 and 14; the last one learns block 20
-CELLS = 7  # patches a side of the student, cells of the teacher's grid in a crop
+CELLS = 7  # of the teacher's grid in a crop, a side
 CELL = 32  # pixels
 
 
@@ -58,9 +58,16 @@ class DistillConfig:
 
 
 class Material:
-    """All views with the teacher's features, drawn at random as the student sees them."""
+    """All views with the teacher's features, drawn at random as the student sees them.
 
-    def __init__(self, data: Path, folder: Path, config: TeacherConfig) -> None:
+    ``student`` says how many pixels and patches a side its pictures have; the teacher's maps are
+    resampled to its patches.
+    """
+
+    def __init__(
+        self, data: Path, folder: Path, config: TeacherConfig, student: StudentConfig
+    ) -> None:
+        self.image_size, self.cells = student.image_size, student.cells
         self.sources = load_sources(config, data, folder)
         with np.load(folder / "views.npz") as stored:
             self.views = Views(stored["source"], stored["picture"], stored["box"])
@@ -75,14 +82,18 @@ class Material:
         return np.nonzero((self.views.source == source) & (self.views.picture >= held_out))[0]
 
     def draw(
-        self, rows: np.ndarray, rng: torch.Generator, whole: float, flip: torch.Tensor | None = None
+        self,
+        rows: np.ndarray,
+        rng: torch.Generator,
+        whole: float,
+        flip: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Random crops of 7x7 cells (or the whole view shrunk), mirrored and recoloured at random.
 
-        Returns pixels (n, 3, 224, 224) as BLIP's processor gives them, standardised features
-        (n, 49, 560) and class logits (n, 1000). ``flip`` (n,) says which ones may be mirrored.
+        Returns pixels (n, 3, image_size, image_size) as BLIP's processor gives them, standardised
+        features (n, cells², 560) and class logits (n, 1000). ``flip`` (n,) says which ones may be
+        mirrored.
         """
-        n = len(rows)
         pixels = torch.stack(
             [
                 cut_view(
@@ -92,6 +103,29 @@ class Material:
                 for i in rows
             ]
         )
+        seen, target, classes = self.crop(rows, pixels, rng, whole, flip)
+        if seen.shape[-1] != self.image_size:
+            size = (self.image_size, self.image_size)
+            seen = F.interpolate(seen, size, mode="bilinear", antialias=True)
+        return normalise(jitter(seen, rng)), target, classes
+
+    def draw_features(
+        self, rows: np.ndarray, rng: torch.Generator, whole: float, flip: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features and class logits as from `draw`, without the pixels, which cost the most."""
+        _, target, classes = self.crop(rows, None, rng, whole, flip)
+        return target, classes
+
+    def crop(
+        self,
+        rows: np.ndarray,
+        pixels: torch.Tensor | None,
+        rng: torch.Generator,
+        whole: float,
+        flip: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Cut the same random part from views (n, 3, 256, 256) (or None) and the maps."""
+        n = len(rows)
         grid = torch.from_numpy(np.asarray(self.features[rows], np.float32))
         grid = ((grid - self.mean) / self.std).transpose(1, 2).reshape(n, -1, GRID, GRID)
         side, slack = CELLS * CELL, GRID - CELLS
@@ -100,24 +134,29 @@ class Material:
         mirrored = torch.rand(n, generator=rng) < 0.5
         if flip is not None:
             mirrored &= flip
-        seen, target = torch.empty(n, 3, side, side), torch.empty(n, grid.shape[1], CELLS, CELLS)
+        seen = torch.empty(n, 3, side, side) if pixels is not None else torch.empty(n, 3, 0, 0)
+        target = torch.empty(n, grid.shape[1], CELLS, CELLS)
         for k in range(n):
             y, x = offsets[k].tolist()
             if is_whole[k]:
                 # The teacher's map of the whole view, resampled: close to what it would see there.
-                seen[k] = F.interpolate(
-                    pixels[k : k + 1], (side, side), mode="bilinear", antialias=True
-                )[0]
                 target[k] = F.interpolate(grid[k : k + 1], (CELLS, CELLS), mode="bilinear")[0]
+                if pixels is not None:
+                    seen[k] = F.interpolate(
+                        pixels[k : k + 1], (side, side), mode="bilinear", antialias=True
+                    )[0]
             else:
-                top, left = y * CELL, x * CELL
-                seen[k] = pixels[k, :, top : top + side, left : left + side]
                 target[k] = grid[k, :, y : y + CELLS, x : x + CELLS]
+                if pixels is not None:
+                    top, left = y * CELL, x * CELL
+                    seen[k] = pixels[k, :, top : top + side, left : left + side]
             if mirrored[k]:
                 # Convolutions see mirrored pictures almost as mirrored maps.
                 seen[k], target[k] = seen[k].flip(-1), target[k].flip(-1)
+        if self.cells != CELLS:
+            target = F.interpolate(target, (self.cells, self.cells), mode="bilinear")
         classes = torch.from_numpy(np.asarray(self.classes[rows], np.float32))
-        return normalise(jitter(seen, rng)), target.flatten(2).transpose(1, 2), classes
+        return seen, target.flatten(2).transpose(1, 2), classes
 
 
 class Heads(nn.Module):
@@ -139,7 +178,7 @@ class Heads(nn.Module):
         """The five losses: three maps, the mean, and KL of the class probabilities.
 
         ``hidden`` are the embeddings and every layer's output, ``last`` the normalised output
-        (n, 50, width); ``target`` and ``classes`` as from `Material.draw`.
+        (n, cells² + 1, width); ``target`` and ``classes`` as from `Material.draw`.
         """
         targets = target.split(CHANNELS, dim=-1)
         outputs = [*(hidden[i] for i in LAYERS), last]
@@ -162,7 +201,7 @@ class Heads(nn.Module):
 def see(
     vision: BlipVisionModel, pixels: torch.Tensor
 ) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
-    """Every layer's output (embeddings first) and the normalised last one, (n, 50, width)."""
+    """Every layer's output (embeddings first), and the last normalised: (n, cells² + 1, width)."""
     output = vision(pixel_values=pixels, output_hidden_states=True)
     return output.hidden_states, output.last_hidden_state
 
@@ -236,8 +275,11 @@ def run(
     crop_rng.manual_seed(config.seed)
     if vision is not None:
         load_vision(model.vision_model, vision)
-        rows = draw_rows(material, config.shares, 640, config.held_out, draw_rng)
-        fit_heads(model.heads, model.vision_model, material, rows, crop_rng)
+        if (known := vision.with_name("heads.safetensors")).exists():
+            model.heads.load_state_dict(load_file(known))
+        else:
+            rows = draw_rows(material, config.shares, 640, config.held_out, draw_rng)
+            fit_heads(model.heads, model.vision_model, material, rows, crop_rng)
     average = checkpoints.Average(model, config.ema)
     groups = parameter_groups(model, config.lr, config.lr, config.weight_decay)
     optimizer = torch.optim.AdamW(groups, betas=config.betas, fused=True)
@@ -306,8 +348,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=DistillConfig.steps)
     args = parser.parse_args()
     checkpoints.log_to(args.out / "log.txt")
-    torch.set_num_threads(2)
-    material = Material(args.data, args.teacher, TeacherConfig())
+    checkpoints.use_free_cores()
+    material = Material(args.data, args.teacher, TeacherConfig(), StudentConfig())
     run(DistillConfig(steps=args.steps), StudentConfig(), material, args.out, args.vision)
 
 

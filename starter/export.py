@@ -1,4 +1,4 @@
-"""Stage 5: a folder that stock transformers loads, from a checkpoint of the training stages.
+"""Stage 7: a folder that stock transformers loads, from a checkpoint of the training stages.
 
     python -m starter.export --model RUN/captions/model.pt RUN/scst/model.pt --out DIR
 

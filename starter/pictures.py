@@ -17,7 +17,9 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-VIEW_SIZE = 256  # pixels a side of a view; the teacher sees all of it, the student 224 of it
+VIEW_SIZE = (
+    256  # pixels a side of a view; the teacher sees all of it, the student a 224-pixel part or all
+)
 # CLIP's mean and standard deviation, which BLIP's processor uses, in units of 0..1
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)

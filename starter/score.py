@@ -46,7 +46,7 @@ class StockCaptioner:
         self.model.eval()
 
     def pixels(self, images: Sequence[Image.Image]) -> torch.Tensor:
-        """(n, 3, 224, 224) for the model."""
+        """(n, 3, image_size, image_size) for the model."""
         values: torch.Tensor = self.processor(images=list(images), return_tensors="pt").pixel_values
         return values
 

@@ -1,4 +1,4 @@
-"""Stage 4: self-critical training: captions sampled by the model are rewarded with CIDEr-D.
+"""Stage 6: self-critical training: captions sampled by the model are rewarded with CIDEr-D.
 
     python -m starter.scst --data DIR --teacher RUN/teacher --start RUN/captions/model.pt \
         --out RUN/scst
@@ -45,9 +45,9 @@ class ScstConfig:
     max_tokens: int = 22  # of a sample
     references: int = 2  # human captions a picture for the cross-entropy
     strangers: int = 4  # other pictures of the step that a sample should not describe as well
-    distinct: float = 2.0  # weight of the mean CIDEr-D for those, taken off the reward
-    cross_entropy: float = 0.2  # its weight; the reward's gradient has weight 1
-    lr: float = 6e-5
+    distinct: float = 0.0  # weight of the mean CIDEr-D for those, taken off the reward
+    cross_entropy: float = 0.05  # its weight; the reward's gradient has weight 1
+    lr: float = 1e-4
     warmup: int = 20
     betas: tuple[float, float] = (0.9, 0.99)
     clip: float = 0.5
@@ -68,7 +68,7 @@ def generate(
     pad: int,
     **options: object,
 ) -> list[list[int]]:
-    """Captions for the vision model's outputs ``seen`` (n, 50, width), without [DEC] and [SEP].
+    """Captions without [DEC] and [SEP] for the vision model's outputs (n, cells² + 1, width).
 
     A caption that did not come to its end keeps no end token, so check with the length.
     """
@@ -288,9 +288,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=ScstConfig.steps)
     args = parser.parse_args()
     checkpoints.log_to(args.out / "log.txt")
-    torch.set_num_threads(2)
+    checkpoints.use_free_cores()
     config, teacher = ScstConfig(steps=args.steps), TeacherConfig()
-    material = Material(args.data, args.teacher, teacher)
+    material = Material(args.data, args.teacher, teacher, StudentConfig())
     folder = args.data / teacher.sources[0][1]
     captioning = make(CaptionConfig(), StudentConfig(), material, folder, None)
     state = checkpoints.load(args.start)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import nn
 from transformers import BertTokenizerFast, BlipConfig, BlipForConditionalGeneration
@@ -23,8 +24,8 @@ FULL_VOCABULARY = 30524
 class StudentConfig:
     """Sizes of the model; 28 million parameters with the full vocabulary."""
 
-    image_size: int = 224  # pixels a side
-    patch_size: int = 32  # the teacher's 7x7 grid one to one: 49 patches and the class token
+    image_size: int = 160  # pixels a side
+    patch_size: int = 16  # 10x10 patches and the class token
     vision_width: int = 256
     vision_layers: int = 8
     vision_heads: int = 4
@@ -33,6 +34,11 @@ class StudentConfig:
     text_layers: tuple[int, ...] = (0, 2, 3, 5)  # which of MiniLM's six layers begin the decoder
     positions: int = 64  # longest caption in tokens
     dropout: float = 0.0  # in the decoder's hidden states, in training only
+
+    @property
+    def cells(self) -> int:
+        """Patches a side."""
+        return self.image_size // self.patch_size
 
 
 class Vocabulary:
@@ -120,23 +126,37 @@ def make_config(student: StudentConfig, vocabulary: Vocabulary | None) -> BlipCo
     )
 
 
-def enlarge_patches(state: dict[str, torch.Tensor], patch_size: int) -> dict[str, torch.Tensor]:
-    """Vision state with a patch kernel of ``patch_size`` that gives the same outputs.
+def fit_vision(
+    state: dict[str, torch.Tensor], patch_size: int, patches: int
+) -> dict[str, torch.Tensor]:
+    """A vision model's state for another size of its patches and another number of them.
 
-    Repeating each weight k x k times, divided by k², equals box down-sampling the picture by k and
-    applying the old kernel: the same function to begin with, but free to learn from all pixels.
+    The kernel of the patches is stretched so that it answers to a stretched picture as before: a
+    larger one repeats each weight, a smaller one sums neighbours. Positions, but for the class
+    token's, are interpolated between (Dosovitskiy et al. 2021, section 3.2). With the same number
+    of larger patches the model computes the same as on a picture shrunk before.
     """
-    name = "embeddings.patch_embedding.weight"
-    weight = state[name].float()
-    k = patch_size // weight.shape[-1]
-    larger = weight.repeat_interleave(k, dim=2).repeat_interleave(k, dim=3) / k**2
-    return {key: larger if key == name else value.float() for key, value in state.items()}
+    kernel, positions = "embeddings.patch_embedding.weight", "embeddings.position_embedding"
+    fitted = {name: value.float() for name, value in state.items()}
+    weight = fitted[kernel]
+    old = weight.shape[-1]
+    if old != patch_size:
+        weight = F.interpolate(weight, (patch_size, patch_size), mode="area")
+        fitted[kernel] = weight * (old / patch_size) ** 2
+    first, rest = fitted[positions].split([1, fitted[positions].shape[1] - 1], dim=1)
+    side, wanted = int(rest.shape[1] ** 0.5), int(patches**0.5)
+    if side != wanted:
+        grid = rest.transpose(1, 2).unflatten(2, (side, side))
+        grid = F.interpolate(grid, (wanted, wanted), mode="bicubic", align_corners=False)
+        fitted[positions] = torch.cat([first, grid.flatten(2).transpose(1, 2)], dim=1)
+    return fitted
 
 
 def load_vision(model: BlipVisionModel, path: Path) -> None:
-    """Load a BlipVisionModel's state from safetensors, enlarging its patches where needed."""
-    patch_size = model.config.patch_size
-    model.load_state_dict(enlarge_patches(load_file(path), patch_size))
+    """Load a BlipVisionModel's state from safetensors, its patches and positions fitted."""
+    config = model.config
+    patches = (config.image_size // config.patch_size) ** 2
+    model.load_state_dict(fit_vision(load_file(path), config.patch_size, patches))
 
 
 def build_student(

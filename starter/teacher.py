@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from starter import checkpoints
 from starter.pictures import VIEW_SIZE, Pictures, cut_view, load_pictures, random_boxes
 
 log = logging.getLogger("starter.teacher")
@@ -40,8 +41,8 @@ class TeacherConfig:
     sources: tuple[tuple[str, str, int, int | None, int], ...] = (
         ("flickr", "flickr8k/train", 224, None, 2),
         ("caltech", "starter/caltech101.tar", 144, None, 0),
-        ("imagenet", "starter/imagenet_samples.tar", 144, None, 1),
-        ("tiny", "starter/tiny_imagenet.tar", 64, 4000, 0),
+        ("imagenet", "starter/imagenet_samples.tar", 144, None, 5),
+        ("tiny", "starter/tiny_imagenet.tar", 64, 8000, 0),
     )
     batch: int = 32  # views at a time
     seed: int = 0
@@ -168,7 +169,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for features and caches")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    torch.set_num_threads(2)
+    checkpoints.use_free_cores()
     run(TeacherConfig(), args.data, args.out)
 
 

@@ -17,7 +17,7 @@ from starter.student import (
     StudentConfig,
     Vocabulary,
     build_student,
-    enlarge_patches,
+    fit_vision,
     load_tokenizer,
 )
 
@@ -53,7 +53,13 @@ def test_cider_misses_the_end_of_a_caption_that_was_cut() -> None:
 
 def test_larger_patches_see_the_same() -> None:
     weight, picture = torch.randn(4, 3, 8, 8), torch.randn(2, 3, 32, 32)
-    state = enlarge_patches({"embeddings.patch_embedding.weight": weight}, 16)
+    positions = torch.randn(1, 1 + 16, 4)
+    named = {
+        "embeddings.patch_embedding.weight": weight,
+        "embeddings.position_embedding": positions,
+    }
+    state = fit_vision(named, 16, 16)
+    assert torch.equal(state["embeddings.position_embedding"], positions)
     small = torch.nn.functional.avg_pool2d(picture, 2)
     torch.testing.assert_close(
         torch.conv2d(picture, state["embeddings.patch_embedding.weight"], stride=16),
@@ -61,6 +67,27 @@ def test_larger_patches_see_the_same() -> None:
         rtol=1e-4,
         atol=1e-5,
     )
+
+
+def test_more_and_smaller_patches_answer_to_a_stretched_picture_as_before() -> None:
+    """A picture of broad bands: twice the patches of half the pixels see every band twice."""
+    weight, bands = torch.randn(4, 3, 8, 8), torch.randn(1, 3, 2, 2)
+    cells = torch.arange(4.0).view(1, 4, 1).expand(1, 4, 4)
+    named = {
+        "embeddings.patch_embedding.weight": weight,
+        "embeddings.position_embedding": torch.cat([torch.full((1, 1, 4), 9.0), cells], dim=1),
+    }
+    state = fit_vision(named, 4, 16)
+    picture = bands.repeat_interleave(8, 2).repeat_interleave(8, 3)
+    before = torch.conv2d(picture, weight, stride=8)
+    after = torch.conv2d(picture, state["embeddings.patch_embedding.weight"], stride=4)
+    torch.testing.assert_close(
+        after, before.repeat_interleave(2, 2).repeat_interleave(2, 3), rtol=1e-4, atol=1e-4
+    )
+    positions = state["embeddings.position_embedding"]
+    assert positions.shape == (1, 17, 4) and torch.all(positions[:, 0] == 9)
+    # Still in reading order: 0 at the first patch, 3 at the last.
+    assert positions[0, 1, 0] < 0.5 and positions[0, -1, 0] > 2.5
 
 
 def test_packed_captions_do_not_see_each_other() -> None:

