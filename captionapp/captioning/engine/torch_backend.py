@@ -23,6 +23,8 @@ from captionapp.captioning.engine.precision import Format, activations, quantize
 
 #: A KV cache grows by so many places at a time.
 _GROWTH = 16
+#: So few keys are attended to faster in float32 than in bf16: there is nothing to save.
+_FEW_PATCHES = 128
 #: So many of the likeliest tokens get their logit in float32, whatever the output layer's weights.
 _REFINED = 64
 
@@ -153,8 +155,8 @@ class _Int8Linear:
     exact, results in float32.
 
     torch rounds the whole input on one scale. Each row is brought to the range -1 to 1 first, and
-    its result multiplied back: so a large value costs its own row its precision and no other, and a
-    caption does not depend on the pictures that happen to be in the batch.
+    its result multiplied back: so a large value costs its own row its precision and no other, and
+    a caption hardly depends on the pictures that happen to be in its batch.
     """
 
     def __init__(
@@ -269,7 +271,8 @@ class _TextLayer:
 
     def cross_keys_values(self, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """What the picture offers: (n, h, s, d) each."""
-        both = self._cross_kv(states).to(self._type)
+        few = states.shape[1] <= _FEW_PATCHES
+        both = self._cross_kv(states).to(torch.float32 if few else self._type)
         k, v = _heads(both, 2, self._heads)
         return k.contiguous(), v.contiguous()
 
