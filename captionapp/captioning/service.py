@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 #: How often a process looks whether another version has become current; together with the load it
 #: has to stay within 5 seconds.
 FOLLOW_SECONDS = 0.5
+#: Enough to see that a version captions.
+_SHORT = DecodeOptions(num_beams=1, max_new_tokens=8)
 LOADING = "The model is being loaded. Try again in a moment."
 LOADING_RETRY_SECONDS = 5.0
 
@@ -185,7 +187,7 @@ class ModelService:
             return False
         try:
             newer = self.load_version(version)
-            newer.caption([_test_picture()], DecodeOptions())
+            newer.caption([_test_picture()], _SHORT)  # it takes time from the captions under way
         except Exception as error:
             self._put_off(version.name, error)
             return False
