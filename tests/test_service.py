@@ -209,6 +209,8 @@ def test_the_old_model_is_gone_and_its_memory_returned_once_nobody_uses_it(
     )
     loaded = service(fake)
     batch_under_way = loaded.captioner()
+    assert returned == [0]  # what loading took
+    returned.clear()
     old = weakref.ref(batch_under_way)
     loaded.versions.name = "v2"  # type: ignore[attr-defined]
     assert loaded.follow()

@@ -227,6 +227,7 @@ class ModelService:
         captioner = self.load_version(version)
         self._unfit = ""
         self.load_count += 1
+        _return_memory()  # loading takes more than what is loaded
         return captioner
 
     def _put_off(self, name: str, error: Exception) -> None:
