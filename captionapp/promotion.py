@@ -293,10 +293,11 @@ def _not_better(report: Report, settings: Settings) -> Sequence[str]:
             f"it cannot be told whether it is better: {report.compared} held-out corrections, and "
             f"{settings.min_held_out} are needed (CAPTIONAPP_MIN_HELD_OUT)",
         )
+    corrected = report.slices["corrected"]
     return (
         f"it is not shown to be better on {report.compared} held-out corrections: CIDEr "
-        f"{report.candidate_figures.cider:.3f} against {report.current_figures.cider:.3f}, better "
-        f"with probability {report.probability_better:.3f}, and "
+        f"{corrected.candidate_cider:.3f} against {corrected.current_cider:.3f}, better with "
+        f"probability {report.probability_better:.3f}, and "
         f"{settings.promote_probability:g} is asked for (CAPTIONAPP_PROMOTE_PROBABILITY)",
     )
 

@@ -16,7 +16,7 @@ from captionapp.settings import Settings
 from captionapp.training import compare
 from captionapp.training.dataset import FeedbackDataset
 from captionapp.votes import Tally
-from tests.judging import SAID, Reader, Scene, add_version, imagefolder
+from tests.judging import SAID, Reader, Scene, add_version, dataset, imagefolder
 from tests.tiny_blip import make_tiny_blip
 
 
@@ -61,6 +61,18 @@ def test_a_version_trained_on_wrong_captions_is_refused_with_a_report(scene: Sce
     assert all(reason in said for reason in report.refusals)
     assert report.probability_better == 0 and report.count("loss") == 24
     assert [row.candidate for row in report.results][0] == "an aeroplane of kind 0"
+
+
+def test_the_reason_gives_the_figures_of_the_corrections_alone(scene: Scene) -> None:
+    scene.data = dataset(scene.folder / "answers", corrected=20, accepted=4)
+    scene.before = lambda n: SAID[n]  # type: ignore[method-assign]
+    scene.trained("v1", lambda n: SAID[n] if n < 20 else "an aeroplane")
+    said = refused(scene, "v1")
+    report = scene.promotion().report("v1")
+    assert report is not None
+    cider = report.slices["corrected"].candidate_cider
+    assert f"on 20 held-out corrections: CIDEr {cider:.3f} against {cider:.3f}" in said
+    assert report.candidate_figures.cider < cider
 
 
 def test_too_few_corrections_are_no_pass(scene: Scene) -> None:

@@ -143,7 +143,7 @@ def _in_short(report: Report | None) -> str:
         if report.verdict != "cannot tell"
         else f"cannot be told from {report.current}"
     )
-    figures = f"CIDEr {report.candidate_figures.cider:.3f} to {report.current_figures.cider:.3f}"
+    figures = f"CIDEr {report.candidate_figures.cider:.3f} after {report.current_figures.cider:.3f}"
     if report.probability_better is not None:
         figures += f", probability {report.probability_better:.3f}"
     return f"{said} on {report.compared} pictures ({figures})"
