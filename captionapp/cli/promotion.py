@@ -79,13 +79,13 @@ def list_versions(as_json: bool) -> None:
         for row in rows:
             click.echo(json.dumps(row, ensure_ascii=False))
         return
-    lines = [("", "version", "origin", "created_at", "parent", "report", "folder")]
+    lines = [("", "version", "origin", "created_at", "parent", "folder", "report")]
     for row in rows:
         mark = "*" if row["current"] else "-" if row["previous"] else ""
         told = "; ".join(part for part in (row["why"], row["report"]) if part)
         created = str(row["created_at"])
         lines.append(
-            (mark, row["version"], row["origin"], created, row["parent"], told, row["folder"])
+            (mark, row["version"], row["origin"], created, row["parent"], row["folder"], told)
         )
     click.echo(table(lines))
 
