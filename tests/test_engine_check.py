@@ -108,6 +108,10 @@ def test_another_checkpoint_engine_or_library_is_another_key(
 ) -> None:
     keys = [check.key(folder, "tiny-1", "torch bf16")]
     assert check.key(folder, "tiny-1", "torch bf16") == keys[0]
+    report = folder / "evaluation.json"  # of the version, not of its model
+    report.write_text("{}")
+    assert check.key(folder, "tiny-1", "torch bf16") == keys[0]
+    report.unlink()
     keys += [check.key(folder, "tiny-2", "torch bf16"), check.key(folder, "tiny-1", "other")]
     monkeypatch.setattr(torch, "__version__", "0.0.1")
     keys.append(check.key(folder, "tiny-1", "torch bf16"))

@@ -86,7 +86,9 @@ def kept(folder: Path | None, key: str) -> Verdict | None:
 
 def key(checkpoint: Path, model_version: str, engine: str) -> str:
     """All that a verdict depends on: checkpoint, engine, processor, versions of the libraries."""
-    files = sorted(file for file in checkpoint.glob("*") if file.is_file())
+    # Reports are written beside the checkpoint too, and change nothing.
+    patterns = ("config.json", "*processor_config.json", "*.safetensors", "pytorch_model*.bin")
+    files = sorted(file for pattern in patterns for file in checkpoint.glob(pattern))
     states = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     libraries = {"torch": torch.__version__, "transformers": transformers.__version__}
     return json.dumps([model_version, states, engine, REVISION, processor(), libraries])
