@@ -128,6 +128,21 @@ def test_a_pulled_version_is_found_by_the_name_it_was_pulled_under(
         assert ModelVersions(versions.models_folder, shipped, setting).current().name == pulled.name
 
 
+def test_the_name_of_a_version_is_not_that_of_the_one_trained_from_it(
+    versions: ModelVersions, checkpoint: Path, shipped: Path
+) -> None:
+    parent = versions.pull(str(checkpoint))
+    child = parent.folder.with_name("trained-from-it")
+    shutil.copytree(parent.folder, child)
+    metadata = json.loads((child / "version.json").read_text())
+    metadata |= {"name": child.name, "origin": "trained", "source": parent.name}
+    metadata["created_at"] = "2099-01-01T00:00:00Z"
+    (child / "version.json").write_text(json.dumps(metadata))
+    assert versions.list()[-1].name == child.name
+    pinned = ModelVersions(versions.models_folder, shipped, parent.name)
+    assert pinned.current().name == parent.name
+
+
 def test_a_hub_name_is_found_in_the_local_cache(
     versions: ModelVersions, shipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -229,8 +229,13 @@ class ModelVersions:
         if Path(setting).is_dir():
             folder = Path(setting).resolve()
             return self._of_folder(folder, folder.name, "local")
-        for version in reversed(self.list()):
-            if setting in (version.name, version.source):
+        newest_first = [*reversed(self.list())]
+        for version in newest_first:
+            if setting == version.name:
+                return version
+        for version in newest_first:
+            # The source of a trained version is its parent, which is somebody else.
+            if version.origin == "pulled" and setting == version.source:
                 return version
         if self._from_cache is None:
             self._from_cache = _in_hub_cache(setting)

@@ -18,13 +18,17 @@ class Commands(AppGroup):
 
     def invoke(self, ctx: click.Context) -> Any:
         app = ctx.ensure_object(ScriptInfo).load_app()
+        logger = logging.getLogger("captionapp")
+        level = logger.level
         if app.extensions["captionapp"].settings.log_level != "debug":
             # Whoever typed the command reads the sentence it ends in; the log would say it again.
-            logging.getLogger("captionapp").setLevel(logging.CRITICAL)
+            logger.setLevel(logging.CRITICAL)
         try:
             return super().invoke(ctx)
         except CaptionAppError as error:
             raise click.ClickException(str(error)) from error
+        finally:
+            logger.setLevel(level)
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
