@@ -106,10 +106,12 @@ class Kills:
         self._look()
 
     def _look(self) -> None:
-        current = self.versions.current()
-        captioner = BlipCaptioner.load(current.folder, current.name)
-        if not captioner.caption([drawn(0)], DecodeOptions(max_new_tokens=5)):
-            self.problems.append(f"{current.name} does not caption")
+        try:
+            current = self.versions.current()
+            captioner = BlipCaptioner.load(current.folder, current.name)
+            captioner.caption([drawn(0)], DecodeOptions(max_new_tokens=5))
+        except Exception as error:  # that is what is looked for
+            self.problems.append(f"the current version does not caption: {error}")
         for version in self.versions.list():
             try:
                 BlipCaptioner.load(version.folder, version.name)

@@ -87,14 +87,16 @@ def finetune(
     chosen = {name: value for name, value in given.items() if value is not None} | others
     if resume and (chosen or retain):
         raise click.UsageError("--resume goes on as the training was begun: give nothing else.")
+    config = configured(chosen)
     if resume and not run_id:
         run_id = _to_resume(runs)
     with runs.begin(run_id) as run, _interrupts() as interrupted:
         if resume:
             plan = job.Plan.load(run)
         else:
-            plan = job.make_plan(flow, configured(chosen), retain, _say)
+            plan = job.make_plan(flow, config, retain, _say)
             plan.save(run)
+        runs.keep_only(run)
         _say(described(plan))
         version = _watched(plan, run, interrupted)
     click.echo(f"{version.name} is there, in {version.folder}.")
@@ -119,10 +121,12 @@ def configured(chosen: dict[str, Any]) -> FinetuneConfig:
 
 
 def _to_resume(runs: TrainingRuns) -> str:
-    latest = runs.latest()
-    if latest is None or latest.status == "done":
-        raise NotFound("There is no training to go on with.")
-    return latest.id
+    for state in runs.list():
+        if state.status == "done":
+            break
+        if job.Plan.is_there(Run(runs.folder / state.id)):  # else it failed before it began
+            return state.id
+    raise NotFound("There is no training to go on with.")
 
 
 def _watched(plan: job.Plan, run: Run, interrupted: Callable[[], bool]) -> ModelVersion:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from captionapp.captioning.versions import ModelVersion, ModelVersions
     from captionapp.workflow import Workflow
 
+PLAN = "plan.json"
+
 #: Told, in a sentence, of what is left out.
 OnSkip = Callable[[str], None]
 
@@ -57,7 +59,12 @@ class Plan:
                 for name in _EXAMPLES
             },
         }
-        atomic.write(run.folder / "plan.json", json.dumps(content, ensure_ascii=False).encode())
+        atomic.write(run.folder / PLAN, json.dumps(content, ensure_ascii=False).encode())
+
+    @staticmethod
+    def is_there(run: Run) -> bool:
+        """Whether the run got so far as to have one."""
+        return (run.folder / PLAN).exists()
 
     @classmethod
     def load(cls, run: Run) -> Plan:
@@ -67,7 +74,7 @@ class Plan:
             TrainingFailed: if it has none.
         """
         try:
-            content = json.loads((run.folder / "plan.json").read_text(encoding="utf-8"))
+            content = json.loads((run.folder / PLAN).read_text(encoding="utf-8"))
             content["config"] = FinetuneConfig.from_dict(content["config"])
             for name in _EXAMPLES:
                 content[name] = [

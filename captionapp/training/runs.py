@@ -160,7 +160,6 @@ class TrainingRuns:
             run = self._new() if run_id is None else Run(self.folder / self.get(run_id).id)
             (run.folder / "stop").unlink(missing_ok=True)
             run._set("running")
-            self._tidy(run)
             try:
                 yield run
             except TrainingStopped as error:
@@ -196,8 +195,11 @@ class TrainingRuns:
         run.folder.mkdir()
         return run
 
-    def _tidy(self, run: Run) -> None:
-        """Only the newest run can be resumed; the others' checkpoints would fill the disk."""
+    def keep_only(self, run: Run) -> None:
+        """Remove the checkpoints of the other runs, which would fill the disk.
+
+        For a run that has begun: one that failed before must not cost what can be resumed.
+        """
         for name in _BULKY:
             for file in self.folder.glob(f"*/{name}*"):
                 if file.parent != run.folder or file.suffix == ".tmp":

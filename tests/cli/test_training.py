@@ -140,6 +140,9 @@ def test_ctrl_c_saves_and_resume_goes_on(tiny: Flask, start: Any) -> None:
     assert "Saving and stopping" in said and "--resume" in said and "Traceback" not in said
     checkpoint = runs.folder / state.id / "checkpoint.pt"
     assert checkpoint.exists() and not versions_of(tiny)
+    # Another one that fails before it begins takes nothing away.
+    assert "100000 are needed" in invoke(tiny, "--set", "min_corrections=100000").output
+    assert checkpoint.exists()
 
     plan = runs.folder / state.id / "plan.json"
     content = json.loads(plan.read_text())
