@@ -20,6 +20,7 @@ from captionapp.web import (
     health,
     history,
     insights,
+    language,
     limits,
     models,
     operator,
@@ -37,6 +38,7 @@ def register(app: Flask) -> None:
         n = settings.proxies
         app.wsgi_app = ProxyFix(app.wsgi_app, n, n, n)  # type: ignore[method-assign]
     headers.init_app(app, settings)
+    language.init_app(app, settings)
     # The order of these matters: requests are counted, and their type is looked at, before the
     # CSRF check reads the body.
     limits.init_app(app, settings)

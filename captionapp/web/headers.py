@@ -14,7 +14,7 @@ CONTENT_SECURITY_POLICY = "; ".join(
         "default-src 'none'",
         "script-src 'self'",
         "style-src 'self'",
-        "img-src 'self' blob: data:",  # blob: previews before sending; data: icons of Pico CSS
+        "img-src 'self' blob:",  # blob: previews before sending
         "connect-src 'self'",
         "form-action 'self'",
         "base-uri 'none'",

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from flask import Flask
+from flask_babel import format_date, format_decimal, format_percent, format_time, gettext
 
 from captionapp.errors import CaptionAppError
 from captionapp.feedback.repository import Verdict
@@ -36,45 +37,51 @@ def description_of(view: PictureView, viewer: str | None) -> Description | None:
     if answer is not None and answer.verdict is Verdict.CORRECTED:
         correction = answer
     elif answer is not None and caption and answer.confirms(caption.text, caption.model_version):
-        label = "Written by a machine, confirmed by you"
+        label = gettext("Written by a machine, confirmed by you")
         return Description(caption.text, "machine", label, checked=True)
     if correction is not None:
         by_viewer = viewer is not None and correction.contributor == viewer
-        label = "Written by you" if by_viewer else "Written by a person"
+        label = gettext("Written by you") if by_viewer else gettext("Written by a person")
         return Description(correction.feedback, "person", label, checked=True)
     if caption is None:
         return None
     if view.confirmed:
-        label = "Written by a machine, confirmed by a person"
+        label = gettext("Written by a machine, confirmed by a person")
         return Description(caption.text, "machine", label, checked=True)
-    label = "Written by a machine, not yet checked"
+    label = gettext("Written by a machine, not yet checked")
     return Description(caption.text, "machine", label, checked=False)
 
 
 def sureness(probability: float) -> str:
     """A sentence for the geometric mean of the tokens' probabilities, in (0, 1]."""
     if probability >= 0.6:
-        return "Each next word was a clear choice."
+        return gettext("Each next word was a clear choice.")
     if probability >= 0.35:
-        return "Several words could have been chosen differently."
-    return "It was guessing: read this one with care."
+        return gettext("Several words could have been chosen differently.")
+    return gettext("It was guessing: read this one with care.")
 
 
 def percent(probability: float) -> str:
-    """``0.4567`` -> ``46 %``; never 0 % for something that was possible."""
-    return f"{max(1, round(100 * probability))}\N{NO-BREAK SPACE}%"
+    """``0.4567`` -> ``46%``; never 0 % for something that was possible."""
+    return share(max(0.01, probability))
 
 
 def share(fraction: float) -> str:
-    """``0.4567`` -> ``46 %``, of something that was counted."""
-    return f"{round(100 * fraction)}\N{NO-BREAK SPACE}%"
+    """``0.4567`` -> ``46%``, of something that was counted."""
+    return format_percent(round(fraction, 2))
+
+
+def number(value: float, digits: int | None = None) -> str:
+    """``1234.5`` -> ``1,234.5``; with ``digits`` always so many behind the point."""
+    pattern = None if digits is None else "#,##0" + (f".{'0' * digits}" if digits else "")
+    return format_decimal(value, pattern)
 
 
 def day(moment: datetime | str) -> str:
     """``23 November 2026, 12:45 UTC``, from a UTC datetime or ISO 8601 text."""
     if isinstance(moment, str):
         moment = datetime.fromisoformat(moment)
-    return f"{moment.day} {moment:%B %Y, %H:%M} UTC"
+    return f"{format_date(moment, 'long')}, {format_time(moment, 'short')} UTC"
 
 
 def served_version() -> str:
@@ -87,5 +94,7 @@ def served_version() -> str:
 
 def init_app(app: Flask) -> None:
     """Makes the words of this module known to the templates."""
-    app.jinja_env.filters.update(percent=percent, share=share, sureness=sureness, day=day)
+    app.jinja_env.filters.update(
+        percent=percent, share=share, number=number, sureness=sureness, day=day
+    )
     app.jinja_env.globals.update(description_of=description_of, reason_labels=REASON_LABELS)
