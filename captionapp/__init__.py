@@ -98,6 +98,12 @@ def _workflow(chosen: Settings) -> Workflow:
         with metrics.model_load(version.name):
             return BlipCaptioner.load(version.folder, version.name, options)
 
+    fetcher = None
+    if chosen.fetch_addresses:
+        from captionapp.addresses import PictureFetcher  # imports an HTTP client
+
+        # Each holds a thread of the server while the other side takes its time.
+        fetcher = PictureFetcher(chosen.max_file_mb * 1_000_000, max(1, chosen.threads // 4))
     metrics = Metrics()
     instance = chosen.instance
     versions = ModelVersions(instance / "models", ROOT / "fine-tuned-model", chosen.model)
@@ -111,4 +117,5 @@ def _workflow(chosen: Settings) -> Workflow:
         service=service,
         queue=CaptionQueue(service, chosen.queue_size, chosen.batch_size, metrics.queue_depth),
         metrics=metrics,
+        fetcher=fetcher,
     )

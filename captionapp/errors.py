@@ -17,6 +17,10 @@ class TooLarge(InvalidImage):
     """The file has too many bytes or the picture too many pixels."""
 
 
+class AddressRefused(InvalidImage):
+    """No picture can be had from this address, or the server must not ask there."""
+
+
 class StorageFull(CaptionAppError):
     """There is no room, on the disk or in the quota, for another picture."""
 
@@ -43,8 +47,16 @@ class CaptionFailed(CaptionAppError):
     """The model works, but not for this picture."""
 
 
+class Dropped(CaptionAppError):
+    """Nobody wants this caption any more; it was not begun."""
+
+
 class QueueFull(ModelUnavailable):
     """More captions are waiting than the bounded queue holds."""
+
+
+class FetchBusy(ModelUnavailable):
+    """As many pictures are being fetched from the web as may be at a time."""
 
 
 class UnknownVersion(CaptionAppError):

@@ -7,10 +7,12 @@ import threading
 import time
 from concurrent.futures import Future
 
+from PIL import Image
+
 from captionapp.captioning.batching import CaptionQueue, Reservation
 from captionapp.captioning.captioner import Caption, DecodeOptions
 from captionapp.captioning.service import LOADING, LOADING_RETRY_SECONDS, ModelService
-from captionapp.errors import CaptionAppError, ModelUnavailable
+from captionapp.errors import CaptionAppError, Dropped, ModelUnavailable
 from captionapp.images import ImageStore
 from captionapp.metrics import Metrics
 from captionapp.records import Held, JobState, Records
@@ -95,20 +97,13 @@ class CaptionJobs:
         if known and known[0].model_version == self.service.versions.current().name:
             self.metrics.cache_hit()
             return
+        if not self.records.begin_job(*key, LEASE_SECONDS):
+            return  # this process, or another, is at it
         finished = threading.Event()
         with self._lock:
-            if self._under_way.setdefault(key, finished) is not finished:
-                return
-        begun = False
-        try:
-            begun = self.records.begin_job(*key, LEASE_SECONDS)
-        finally:
-            if not begun:  # another process is at it, or the database failed
-                self._end(key, finished)
-        if not begun:
-            return
+            self._under_way[key] = finished
         work, queued_at = collected(), time.perf_counter()
-        future = reservation.submit(lambda: self.store.load(image_id), options)
+        future = reservation.submit(lambda: self._picture(*key), options)
         future.add_done_callback(lambda done: _add_times(work, queued_at, done))
         future.add_done_callback(lambda done: self._finish(key, finished, done))
 
@@ -125,6 +120,12 @@ class CaptionJobs:
             logger.warning("picture %s still waits for its caption: %s", held.image_id, error)
         return JobState(problem="", abandoned=False)
 
+    def _picture(self, image_id: str, options: str) -> Image.Image:
+        """The picture, now that its turn has come. Runs in the queue's thread."""
+        if not self.records.take_job(image_id, options):
+            raise Dropped("Nobody waits for this description any more.")
+        return self.store.load(image_id)
+
     def _finish(
         self, key: tuple[str, str], finished: threading.Event, future: Future[Caption]
     ) -> None:
@@ -132,7 +133,9 @@ class CaptionJobs:
         image_id, options = key
         try:
             problem = _problem(future, image_id)
-            if problem:
+            if _was_dropped(future):
+                logger.info("picture %s was cancelled before its turn", image_id)
+            elif problem:
                 self.metrics.failure("caption")
                 self.records.fail_job(image_id, options, problem)
             else:
@@ -148,7 +151,8 @@ class CaptionJobs:
 
     def _end(self, key: tuple[str, str], finished: threading.Event) -> None:
         with self._lock:
-            del self._under_way[key]
+            if self._under_way.get(key) is finished:  # asked for again after it was dropped
+                del self._under_way[key]
         finished.set()
 
     def _give_up(self, image_id: str, options: str) -> None:
@@ -166,12 +170,16 @@ def _add_times(work: Work | None, queued_at: float, future: Future[Caption]) -> 
         work.add("queue", max(0.0, time.perf_counter() - queued_at - in_model))
 
 
+def _was_dropped(future: Future[Caption]) -> bool:
+    return not future.cancelled() and isinstance(future.exception(), Dropped)
+
+
 def _problem(future: Future[Caption], image_id: str) -> str:
     """A sentence for the page if the future holds no caption; empty otherwise."""
     if future.cancelled():
         return "The server stopped before this picture was described. Try again."
     error = future.exception()
-    if error is None:
+    if error is None or isinstance(error, Dropped):
         return ""
     logger.error("picture %s was not described", image_id, exc_info=error)
     if isinstance(error, CaptionAppError):

@@ -29,7 +29,14 @@ from sqlalchemy.orm import Session
 
 from captionapp.captioning.captioner import Caption
 from captionapp.errors import NotFound
-from captionapp.tables import Base, CaptionRow, Holding, Job, Picture
+from captionapp.tables import (
+    ArrivalRow,
+    CaptionRow,
+    Holding,
+    Job,
+    Picture,
+    create_or_extend,
+)
 
 #: Seconds that SQLite waits for another writer before it gives up.
 BUSY_SECONDS = 30
@@ -63,10 +70,12 @@ class Held:
 
 @dataclass(frozen=True)
 class JobState:
-    """``problem`` is empty while the job is on its way; ``abandoned`` if its process died."""
+    """``problem`` is empty while the job is on its way; ``abandoned`` if its process died.
+    ``ahead`` is the number of captions queued before this one, None once it has been begun."""
 
     problem: str
     abandoned: bool
+    ahead: int | None = None
 
 
 class Records:
@@ -84,7 +93,8 @@ class Records:
         event.listen(self._engine, "connect", _configure_connection)
         event.listen(self._engine, "begin", _begin)
         with FileLock(f"{path}.lock"):  # two workers must not make the same table
-            Base.metadata.create_all(self._engine)
+            with self._engine.begin() as connection:
+                create_or_extend(connection)
 
     def close(self) -> None:
         """Close the connections of this process."""
@@ -108,8 +118,12 @@ class Records:
 
     # Pictures and who holds them
 
-    def hold(self, session: Session, held: Held, contributor: str) -> None:
-        """Note that this browser sent this picture; a second time renews name, options and time."""
+    def hold(self, session: Session, held: Held, contributor: str) -> bool:
+        """Note that this browser sent this picture; a second time renews name, options and time.
+
+        Returns whether it is the first time.
+        """
+        fresh = session.get(Holding, (held.image_id, contributor)) is None
         now = held.created_at.timestamp()
         session.execute(
             insert(Picture)
@@ -122,6 +136,7 @@ class Records:
             .values(image_id=held.image_id, contributor=contributor, **values)
             .on_conflict_do_update(index_elements=["image_id", "contributor"], set_=values)
         )
+        return fresh
 
     def held(self, image_id: str, contributor: str | None) -> Held:
         """The picture as this browser holds it; ``None`` is the operator, who sees every picture,
@@ -155,6 +170,14 @@ class Records:
             total = session.scalar(select(func.count()).select_from(Holding).where(mine)) or 0
             return [_held(row) for row in session.execute(query)], total
 
+    def held_among(self, image_ids: Iterable[str], contributor: str) -> list[Held]:
+        """Those of these pictures that this browser holds."""
+        query = _held_query().where(
+            Holding.contributor == contributor, Holding.image_id.in_(list(image_ids))
+        )
+        with self.read() as session:
+            return [_held(row) for row in session.execute(query)]
+
     def require_holding(self, session: Session, image_id: str, contributor: str | None) -> None:
         """Raises NotFound if this browser does not hold the picture; ``None`` is the operator, for
         whom it only has to be there."""
@@ -168,9 +191,10 @@ class Records:
 
     def release(self, session: Session, image_id: str, contributor: str) -> bool:
         """This browser lets go of the picture. Returns whether another browser still holds it."""
-        session.execute(
-            delete(Holding).where(Holding.image_id == image_id, Holding.contributor == contributor)
-        )
+        for table in (Holding, ArrivalRow):
+            session.execute(
+                delete(table).where(table.image_id == image_id, table.contributor == contributor)
+            )
         return (
             session.scalar(select(Holding.image_id).where(Holding.image_id == image_id)) is not None
         )
@@ -287,12 +311,32 @@ class Records:
             job = session.scalar(
                 select(Job).where(Job.image_id == image_id, Job.options == options)
             )
+            if job is not None:
+                if not job.problem and job.lease_until > now:
+                    return False
+                session.delete(job)  # its number is its place in the queue: it starts at the end
+                session.flush()
+            session.add(
+                Job(
+                    image_id=image_id,
+                    options=options,
+                    owner=self.owner,
+                    lease_until=now + lease_seconds,
+                    problem="",
+                )
+            )
+        return True
+
+    def take_job(self, image_id: str, options: str) -> bool:
+        """Its turn has come. Returns ``False`` if the job was dropped, or taken over, meanwhile."""
+        mine = (Job.image_id == image_id, Job.options == options, Job.owner == self.owner)
+        with self.write() as session:
+            job = session.scalar(
+                select(Job).where(*mine, Job.problem == "", Job.begun_at.is_(None))
+            )
             if job is None:
-                job = Job(image_id=image_id, options=options)
-                session.add(job)
-            elif not job.problem and job.lease_until > now:
                 return False
-            job.owner, job.lease_until, job.problem = self.owner, now + lease_seconds, ""
+            job.begun_at = _now()
         return True
 
     def extend_leases(self, lease_seconds: float) -> None:
@@ -318,12 +362,19 @@ class Records:
         query = select(Job).where(Job.image_id.in_(list(image_ids)))
         now = _now()
         with self.read() as session:
-            return {
-                (job.image_id, job.options): JobState(
-                    job.problem, abandoned=not job.problem and job.lease_until <= now
-                )
-                for job in session.scalars(query)
-            }
+            jobs = list(session.scalars(query))
+            alive = (Job.problem == "", Job.begun_at.is_(None), Job.lease_until > now)
+            waiting = select(Job.number).where(*alive).order_by(Job.number)
+            queued = list(session.scalars(waiting)) if jobs else []
+        ahead = {number: place for place, number in enumerate(queued)}
+        return {
+            (job.image_id, job.options): JobState(
+                job.problem,
+                abandoned=not job.problem and job.lease_until <= now,
+                ahead=ahead.get(job.number),
+            )
+            for job in jobs
+        }
 
 
 def _configure_connection(connection: Any, _: Any) -> None:

@@ -37,9 +37,11 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Submission:
-    """What became of the files of one request: ids in order, each once, and refusals."""
+    """What became of the files of one request: ids in order, each once, and refusals. ``fresh``
+    are the ids that this browser did not hold before."""
 
     accepted: list[str] = field(default_factory=list)
+    fresh: set[str] = field(default_factory=set)
     rejected: list[Rejected] = field(default_factory=list)
 
 
@@ -48,7 +50,8 @@ class PictureView:
     """Everything a page says of a picture, for one browser.
 
     ``status`` is ``done``, ``waiting`` or ``failed``, with the ``problem``; ``caption`` is the
-    newest one there is, also while another is on its way. ``answer`` is what this browser said
+    newest one there is, also while another is on its way. ``ahead`` is how many captions are
+    queued before one that waits, None once it is being made. ``answer`` is what this browser said
     last, ``correction`` what a person said of the picture (correction memory), and ``confirmed``
     says that a person accepted ``caption``.
     """
@@ -60,6 +63,7 @@ class PictureView:
     created_at: datetime
     status: str
     problem: str
+    ahead: int | None
     caption: CaptionRecord | None
     previous: list[CaptionRecord]
     answer: FeedbackRow | None

@@ -88,6 +88,11 @@ class Settings(BaseModel):
         Field(description="Uploads and answers from one address, per worker; empty: no limit."),
     ] = "120 per minute"
 
+    fetch_addresses: Annotated[
+        Flag,
+        Field(description="Pictures may be given by their address; the server fetches them."),
+    ] = False
+
     wait_seconds: Annotated[
         float,
         Field(ge=0, le=300, description="Seconds an upload of one picture waits for its caption."),

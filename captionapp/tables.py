@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
-from sqlalchemy import ForeignKey, Index, UniqueConstraint
+from sqlalchemy import Connection, ForeignKey, Index, UniqueConstraint, inspect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.schema import CreateColumn
 
 
 class Base(DeclarativeBase):
     pass
+
+
+def create_or_extend(connection: Connection) -> None:
+    """Make the tables that are not there, and add the columns that an older release did not have;
+    those can be null, or have a default of the server's."""
+    Base.metadata.create_all(connection)
+    for table in Base.metadata.sorted_tables:
+        present = {column["name"] for column in inspect(connection).get_columns(table.name)}
+        for column in table.columns:
+            if column.name not in present:
+                definition = CreateColumn(column).compile(dialect=connection.dialect)
+                connection.exec_driver_sql(f"ALTER TABLE {table.name} ADD COLUMN {definition}")
 
 
 class Picture(Base):
@@ -50,7 +63,7 @@ class Job(Base):
     """A caption that is being made, or could not be (``problem``); gone once the caption is there.
 
     The process that works on it extends ``lease_until``; a job whose lease is over was left behind
-    by a process that died, and may be taken by another.
+    by a process that died, and may be taken by another. ``begun_at`` is null while it is queued.
     """
 
     __tablename__ = "jobs"
@@ -61,6 +74,26 @@ class Job(Base):
     owner: Mapped[str]
     lease_until: Mapped[float]
     problem: Mapped[str]
+    begun_at: Mapped[float | None]
+
+
+class ArrivalRow(Base):
+    """A file of a batch that a page sent one by one: the picture that it became, or the ``problem``
+    why it became none. ``place`` is where it stood among the ``total`` of the batch, and ``fresh``
+    says that the browser did not hold the picture before. Kept for a day."""
+
+    __tablename__ = "arrivals"
+    __table_args__ = (UniqueConstraint("contributor", "batch", "place"),)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    contributor: Mapped[str]
+    batch: Mapped[str]
+    place: Mapped[int]
+    total: Mapped[int]
+    name: Mapped[str]
+    image_id: Mapped[str | None]
+    problem: Mapped[str]
+    fresh: Mapped[bool]
+    created_at: Mapped[float] = mapped_column(index=True)
 
 
 class SideRow(Base):

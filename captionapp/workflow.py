@@ -12,7 +12,11 @@ import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from sqlalchemy.orm import Session
+
+from captionapp.arrivals import Arrivals
 from captionapp.captioning.batching import CaptionQueue
 from captionapp.captioning.captioner import DecodeOptions
 from captionapp.captioning.service import ModelService
@@ -46,6 +50,9 @@ from captionapp.training.proof import Prover
 from captionapp.training.split import Sides
 from captionapp.votes import Votes
 
+if TYPE_CHECKING:
+    from captionapp.addresses import PictureFetcher
+
 logger = logging.getLogger(__name__)
 
 #: How often pictures past their retention time are looked for, at most.
@@ -65,6 +72,7 @@ class Workflow:
         service: ModelService,
         queue: CaptionQueue,
         metrics: Metrics,
+        fetcher: PictureFetcher | None = None,
     ) -> None:
         self.settings = settings
         self.records = records
@@ -74,10 +82,13 @@ class Workflow:
         self.service = service
         self.queue = queue
         self.metrics = metrics
+        #: None if the server is not to fetch pictures.
+        self.fetcher = fetcher
         self.limits = ImageLimits(
             max_bytes=settings.max_file_mb * 1_000_000,
             max_pixels=settings.max_megapixels * 1_000_000,
         )
+        self.arrivals = Arrivals(records)
         self.jobs = CaptionJobs(settings, records, store, service, queue, metrics)
         prover = Prover(
             settings,
@@ -118,7 +129,7 @@ class Workflow:
         with self.queue.reserve(len(files)) as reservation:
             for file in files:
                 try:
-                    image_id = self._take_in(file, contributor, options)
+                    image_id, fresh = self._take_in(file, contributor, options)
                 except (InvalidImage, StorageFull) as error:
                     full = error if isinstance(error, StorageFull) else full
                     self.metrics.failure(type(error).__name__)
@@ -126,6 +137,7 @@ class Workflow:
                     continue
                 if image_id not in submission.accepted:
                     submission.accepted.append(image_id)
+                    submission.fresh.update({image_id} if fresh else ())
                     self.jobs.start(image_id, options, reservation)
         if full and not submission.accepted:
             raise full
@@ -160,6 +172,11 @@ class Workflow:
         """
         return self._views([self.records.held(image_id, contributor)], contributor)[0]
 
+    def pictures_of(self, image_ids: Iterable[str], contributor: str) -> dict[str, PictureView]:
+        """Those of these pictures that this browser holds, by id."""
+        held = self.records.held_among(image_ids, contributor)
+        return {view.image_id: view for view in self._views(held, contributor)}
+
     def pictures(self, contributor: str, page: int, per_page: int = 24) -> Page:
         """This browser's pictures, newest first; a page beyond the last is the last."""
         held, total = self.records.held_by(contributor, (page - 1) * per_page, per_page)
@@ -188,12 +205,12 @@ class Workflow:
         """
         self.records.held(image_id, contributor)
         with self.records.write() as session:
-            if self.records.release(session, image_id, contributor):
-                return
-            if image_id in self.feedback.image_ids():
-                return
-            self.records.forget(session, image_id)
-            self.store.delete(image_id)
+            self._release(session, image_id, contributor)
+
+    def cancel(self, contributor: str, batch: str = "") -> list[str]:
+        """Drop the descriptions of this batch, or all that this browser waits for, that have not
+        been begun. Returns the ids of their pictures; those that are new here are let go of."""
+        return self.arrivals.cancel(contributor, batch, self._release)
 
     # An answer kept
 
@@ -286,19 +303,30 @@ class Workflow:
 
     # Steps of the above
 
-    def _take_in(self, file: IncomingFile, contributor: str, options: DecodeOptions) -> str:
+    def _release(self, session: Session, image_id: str, contributor: str) -> None:
+        if self.records.release(session, image_id, contributor):
+            return
+        if image_id in self.feedback.image_ids():
+            return
+        self.records.forget(session, image_id)
+        self.store.delete(image_id)
+
+    def _take_in(
+        self, file: IncomingFile, contributor: str, options: DecodeOptions
+    ) -> tuple[str, bool]:
+        """The picture's id, and whether this browser did not hold it before."""
         with timed("decode"):
             image = decode(file.read(), self.limits)
         about(image.image_id)
         with timed("store"):
             self.store.add(image)
-            self._hold(image, file.display_name, contributor, options)
+            fresh = self._hold(image, file.display_name, contributor, options)
         self.metrics.picture_stored()
-        return image.image_id
+        return image.image_id, fresh
 
     def _hold(
         self, image: ValidatedImage, name: str, contributor: str, options: DecodeOptions
-    ) -> None:
+    ) -> bool:
         held = Held(
             image_id=image.image_id,
             name=name,
@@ -308,9 +336,10 @@ class Workflow:
             created_at=datetime.now(UTC),
         )
         with self.records.write() as session:
-            self.records.hold(session, held, contributor)
+            fresh = self.records.hold(session, held, contributor)
             # Somebody else may have let go of the same picture since it was stored.
             self.store.add(image)
+        return fresh
 
     def _views(self, held: list[Held], contributor: str | None) -> list[PictureView]:
         image_ids = [one.image_id for one in held]
@@ -345,6 +374,7 @@ class Workflow:
             created_at=held.created_at,
             status=status,
             problem=job.problem if job else "",
+            ahead=job.ahead if job else None,
             caption=captions[0] if captions else None,
             previous=captions[1:],
             answer=self.feedback.latest(held.image_id, contributor) if contributor else None,
