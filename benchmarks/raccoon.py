@@ -1,13 +1,15 @@
 """The raccoon story: what a model does not know, people teach it, and it forgets nothing for it.
 
-    python benchmarks/raccoon.py --raccoons DIR --retain DIR --dev DIR [--more DIR] [--json FILE]
+    python benchmarks/raccoon.py --data DIR [--more DIR] [--json FILE]
 
-All folders are imagefolders. Of the raccoons 32 are held out; the others become corrections of the
-shipped model in a fresh instance (`flask feedback import`), which `flask model finetune` then
-learns, with 500 pictures of another folder to retain, and once without. Measured are, by the
-application's own captioner and figures, how many of the held-out raccoons are called a raccoon, and
-on pictures of other things (``--dev``) how many are, and what CIDEr has become. ``--more`` are
-further raccoons, to be measured only.
+``--data`` has the imagefolders ``raccoon``, ``flickr8k/train`` and ``flickr8k/dev``;
+``--raccoons``, ``--retain`` and ``--dev`` name others. Of the raccoons 32 are held out; the others
+become corrections of the shipped model in a fresh instance (`flask feedback import`), which `flask
+model finetune` then learns, with 500 pictures of another folder to retain, and once without.
+Measured are, by the application's own captioner and figures, how many of the held-out raccoons are
+called a raccoon, and on pictures of other things (``--dev``) how many are, and what CIDEr has
+become. ``--more`` are further raccoons, to be measured only. ``--model`` is another checkpoint to
+begin with.
 
 Near-duplicates are on one side of the split; it is drawn by ``--seed``.
 """
@@ -44,6 +46,8 @@ from captionapp.training.evaluate import (  # noqa: E402
 from captionapp.training.split import groups, perceptual_hash  # noqa: E402
 
 WORD = "raccoon"
+#: Of the imagefolders, in the folder ``--data``.
+PLACES = {"raccoons": "raccoon", "retain": "flickr8k/train", "dev": "flickr8k/dev"}
 #: What the learning loop promises.
 MIN_RECOGNISED, MAX_MISTAKEN, MAX_LOSS, MAX_MINUTES = 0.90, 0.02, 0.05, 10.0
 
@@ -51,7 +55,7 @@ MIN_RECOGNISED, MAX_MISTAKEN, MAX_LOSS, MAX_MINUTES = 0.90, 0.02, 0.05, 10.0
 @dataclass(frozen=True)
 class Measured:
     """A version's figures; ``recognised``, ``more`` and ``mistaken`` are shares of captions with
-    the word, ``cider_kept`` is CIDEr over that of the shipped model, ``minutes`` of training."""
+    the word, ``cider_kept`` is CIDEr over that before, ``minutes`` of training."""
 
     name: str
     minutes: float
@@ -104,11 +108,12 @@ def write_imagefolder(examples: Sequence[Example], folder: Path) -> Path:
     return folder
 
 
-def flask(instance: Path, *arguments: str) -> float:
+def flask(instance: Path, model: Path | None, *arguments: str) -> float:
     """Run a command of the application; the minutes it took."""
     print("$ flask", *arguments, flush=True)
     began = time.monotonic()
     environment = {k: v for k, v in os.environ.items() if not k.startswith("CAPTIONAPP_")}
+    environment |= {"CAPTIONAPP_MODEL": str(model.resolve())} if model else {}
     subprocess.run(
         [sys.executable, "-m", "flask", "--app", "wsgi", *arguments],
         cwd=ROOT,
@@ -185,14 +190,15 @@ def tell(args: argparse.Namespace, work: Path) -> list[Measured]:
     corrections = write_imagefolder(taught, work / "raccoons")
     retained = write_imagefolder(others, work / "retained")
     instance = work / "instance"
-    shipped = ModelVersions(instance / "models", ROOT / "fine-tuned-model").shipped()
-    before = measure(shipped, "shipped", 0.0, held_out, more, dev, None)
+    begin = ModelVersions(instance / "models", args.model or ROOT / "fine-tuned-model").shipped()
+    before = measure(begin, "before", 0.0, held_out, more, dev, None)
     rows = [before]
     print(table(rows), flush=True)
-    flask(instance, "feedback", "import", str(corrections))
+    flask(instance, args.model, "feedback", "import", str(corrections))
     runs = {"with --retain": ["--retain", str(retained)], "without --retain": []}
     for name, arguments in runs.items():
-        minutes = flask(instance, "model", "finetune", *arguments, *args.finetune.split())
+        more_arguments = [*arguments, *args.finetune.split()]
+        minutes = flask(instance, args.model, "model", "finetune", *more_arguments)
         made = newest(instance)
         rows.append(measure(made, name, minutes, held_out, more, dev, before.cider))
         print(table(rows), flush=True)
@@ -203,9 +209,11 @@ def tell(args: argparse.Namespace, work: Path) -> list[Measured]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="The raccoon story.")
-    parser.add_argument("--raccoons", type=Path, required=True, help="imagefolder to teach from")
-    parser.add_argument("--retain", type=Path, required=True, help="imagefolder to be retained")
-    parser.add_argument("--dev", type=Path, required=True, help="imagefolder to measure on")
+    parser.add_argument("--data", type=Path, help="folder of the three imagefolders")
+    parser.add_argument("--raccoons", type=Path, help="imagefolder to teach from")
+    parser.add_argument("--retain", type=Path, help="imagefolder to be retained")
+    parser.add_argument("--dev", type=Path, help="imagefolder to measure on")
+    parser.add_argument("--model", type=Path, help="checkpoint to begin with; the shipped one")
     parser.add_argument("--more", type=Path, help="imagefolder of further raccoons to measure on")
     parser.add_argument("--held-out", type=int, default=32, help="raccoons not to teach")
     parser.add_argument("--retained", type=int, default=500, help="pictures to be retained")
@@ -216,6 +224,11 @@ def main() -> int:
     parser.add_argument("--work", type=Path, help="empty folder to work in, kept; else a temporary")
     parser.add_argument("--json", type=Path, help="file for the figures")
     args = parser.parse_args()
+    for name, place in PLACES.items():
+        if getattr(args, name) is None:
+            if args.data is None:
+                parser.error(f"give --data, or --{name}")
+            setattr(args, name, args.data / place)
     with tempfile.TemporaryDirectory() as temporary:
         rows = tell(args, args.work or Path(temporary))
     if args.json:

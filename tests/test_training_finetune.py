@@ -22,7 +22,13 @@ from tests.tiny_blip import make_tiny_blip
 torch = pytest.importorskip("torch")
 
 CONFIG = FinetuneConfig(
-    epochs=20, learning_rate=3e-3, lora_learning_rate=1e-2, batch_size=4, bf16=False, method="full"
+    epochs=20,
+    learning_rate=3e-3,
+    lora_learning_rate=1e-2,
+    batch_size=4,
+    bf16=False,
+    method="full",
+    vision="frozen",
 )
 COLOURS = ("red", "blue", "green", "white", "black", "yellow")
 
@@ -123,6 +129,48 @@ def test_it_learns_what_is_corrected_and_makes_a_stock_checkpoint(
     ).read_bytes()
 
 
+def changed(start: ModelVersion, folder: Path) -> set[str]:
+    """Which halves of the model learnt something."""
+    then, now = weights(start.folder), weights(folder)
+    return {name.split(".")[0] for name in then if not torch.equal(then[name], now[name])}
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_the_vision_half_learns_if_it_is_told_to(
+    start: ModelVersion, pictures: Any, tmp_path: Path, method: str
+) -> None:
+    config, train = replace(CONFIG, epochs=2, method=method), pictures("a red cat", 4)
+    frozen = Training(start, tmp_path / "frozen").run(config, train)
+    trained = Training(start, tmp_path / "trained").run(replace(config, vision="trained"), train)
+    assert changed(start, frozen.folder) == {"text_decoder"}
+    assert changed(start, trained.folder) == {"text_decoder", "vision_model"}
+
+
+def test_a_frozen_vision_half_looks_once_at_each_view(
+    start: ModelVersion, pictures: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import BlipVisionModel
+
+    looked: list[int] = []
+    forward = BlipVisionModel.forward
+
+    def counted(self: Any, pixel_values: Any, **options: Any) -> Any:
+        looked.append(len(pixel_values))
+        return forward(self, pixel_values, **options)
+
+    monkeypatch.setattr(BlipVisionModel, "forward", counted)
+    config = replace(CONFIG, views=3, rehearsed_views=2, rehearsal=1.0, checkpoint_seconds=0)
+    train, watched, old = pictures("a red cat", 6), pictures("a cat", 3), pictures("a dog", 5)
+    with pytest.raises(TrainingStopped):
+        Training(start, tmp_path / "run", stop_at=15).run(config, train, watched, old)
+    before = sum(looked)
+    assert before <= 6 * 3 + 3 + 5 * 2  # 20 passes in which each was shown
+    training = Training(start, tmp_path / "run")
+    training.run(replace(config), train, watched, old)
+    assert sum(looked) <= 6 * 3 + 3 + 5 * 2  # also after it went on
+    assert training.progress[-1].seconds_left == 0
+
+
 def test_what_is_rehearsed_stays_nearer_to_how_it_was(
     start: ModelVersion, pictures: Any, tmp_path: Path
 ) -> None:
@@ -138,12 +186,13 @@ def divergence(start: ModelVersion, folder: Path, examples: Sequence[Example]) -
     from captionapp.training.batches import IGNORED, Batches
     from captionapp.training.learner import Learner
 
-    then, now = (Learner(CONFIG, replace(start, folder=one)) for one in (start.folder, folder))
-    batches = Batches(CONFIG, then.processor, then.text_config, print)
+    config = replace(CONFIG, vision="trained")
+    then, now = (Learner(config, replace(start, folder=one)) for one in (start.folder, folder))
+    batches = Batches(config, then.processor, then.text_config, None, print)
     total = 0.0
     for batch in batches.as_they_are(examples):
         with torch.no_grad():
-            p, q = (one._logits(one.model, batch).log_softmax(-1) for one in (then, now))
+            p, q = (one.logits(batch).log_softmax(-1) for one in (then, now))
         total += float((p.exp() * (p - q)).sum())
         assert len(p) == int((batch.labels != IGNORED).sum())
     return total
@@ -184,8 +233,8 @@ def held_out_loss(config: FinetuneConfig, version: ModelVersion, examples: Any) 
     from captionapp.training.batches import Batches
     from captionapp.training.learner import Learner
 
-    learner = Learner(config, version)
-    batches = Batches(config, learner.processor, learner.text_config, print)
+    learner = Learner(replace(config, vision="trained"), version)
+    batches = Batches(config, learner.processor, learner.text_config, None, print)
     return learner.loss(batches.as_they_are(examples))
 
 

@@ -14,7 +14,13 @@ from flask import Flask
 from PIL import Image, ImageDraw
 
 from captionapp.captioning.captioner import Caption, DecodeOptions
-from captionapp.errors import InvalidDataset, TooFewRows, TrainingFailed, UnknownVersion
+from captionapp.errors import (
+    InvalidDataset,
+    TooFewRows,
+    TrainingFailed,
+    TrainingStopped,
+    UnknownVersion,
+)
 from captionapp.feedback.repository import FeedbackRow, Verdict
 from captionapp.images import ImageLimits, decode
 from captionapp.records import Held
@@ -253,9 +259,34 @@ def test_a_plan_becomes_a_version(trained: Workflow, tmp_path: Path) -> None:
         again = carry_out(plan, run, trained.versions, refuse, lambda: True, refuse)
     assert again == made == trained.versions.get(made.name)
     assert (made.origin, made.source) == ("trained", start.name)
-    assert made.details["config"] == config.as_dict()
+    chosen = {"method": "full", "vision": "frozen"}  # of a small model and one correction
+    assert made.details["config"] == config.as_dict() | chosen
     assert made.details["figures"]["steps"] == 2 and made.details["seconds"] > 0
     assert made in trained.versions.list()
+
+
+def test_what_was_chosen_for_a_training_holds_when_it_goes_on(
+    trained: Workflow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other memory is free then, or it goes on on another processor."""
+    from captionapp.training import learner
+
+    pattern(1).save(tmp_path / "1.png")
+    example = Example(tmp_path / "1.png", ("a cat",))
+    start = trained.versions.current()
+    plan = Plan(start.name, replace(CONFIG, epochs=4), [example], [], [], {"parent": start.name})
+    runs = TrainingRuns(tmp_path / "training")
+    with pytest.raises(TrainingStopped), runs.begin() as run:
+        plan.save(run)
+        monkeypatch.setattr(learner, "_free_memory", lambda: 1)
+        monkeypatch.setattr(learner, "bf16_is_faster", lambda: True)
+        carry_out(plan, run, trained.versions, print, lambda: True, refuse)
+    monkeypatch.setattr(learner, "_free_memory", lambda: 10**12)
+    monkeypatch.setattr(learner, "bf16_is_faster", lambda: False)
+    with runs.begin(run.id) as run:
+        made = carry_out(Plan.load(run), run, trained.versions, print, lambda: False, refuse)
+    figures = made.details["figures"]
+    assert (figures["method"], figures["bf16"], figures["step"]) == ("lora", True, 4)
 
 
 def test_what_is_not_whole_is_no_version(

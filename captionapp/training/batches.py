@@ -1,5 +1,8 @@
 """Examples -> the tensors of a training step. Imports torch.
 
+With a trained vision half a step sees pictures that are augmented anew. With a frozen one it sees
+one of some views of each, which ``Features`` keeps.
+
 What a step sees follows from the seed and its number alone, so that a training that goes on after
 a crash needs no state for it.
 """
@@ -9,17 +12,18 @@ from __future__ import annotations
 import logging
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from PIL import Image, ImageEnhance, ImageOps
 
 from captionapp.training.config import FinetuneConfig
 from captionapp.training.dataset import Example, normalise_caption
+from captionapp.training.features import Features
 
 #: Of the pictures that are kept in memory, reduced to somewhat more than the model sees.
 CACHE_BYTES = 512 * 2**20
@@ -36,11 +40,12 @@ logger = logging.getLogger(__name__)
 class Batch:
     """n pictures with a caption each; the first ``corrections`` are corrections.
 
-    Text is (n, longest caption): ``labels`` is the word that follows each of ``input_ids``, [SEP]
-    at the end, and -100 in the padding.
+    ``pictures`` are pixels (n, 3, height, width), or what a frozen vision model made of them
+    (n, places, width). Text is (n, longest caption): ``labels`` is the word that follows each of
+    ``input_ids``, [SEP] at the end, and -100 in the padding.
     """
 
-    pixels: torch.Tensor  # (n, 3, height, width)
+    pictures: torch.Tensor
     input_ids: torch.Tensor
     attention_mask: torch.Tensor
     labels: torch.Tensor
@@ -49,7 +54,7 @@ class Batch:
     def part(self, first: int) -> Batch:
         """The pictures from number ``first`` on."""
         return Batch(
-            self.pixels[first:],
+            self.pictures[first:],
             self.input_ids[first:],
             self.attention_mask[first:],
             self.labels[first:],
@@ -57,10 +62,21 @@ class Batch:
         )
 
 
+@dataclass(frozen=True)
+class View:
+    """How a picture is shown: mirrored or not, and a part of it that follows from the text
+    ``part``; all of it, in its own colours, if that is empty."""
+
+    path: Path
+    mirrored: bool = False
+    part: str = ""
+
+
 class Batches:
     """Draws batches; a picture that cannot be read is said once and left out.
 
-    ``processor`` and ``text_config`` are the checkpoint's. ``on_skip`` gets a sentence.
+    ``processor`` and ``text_config`` are the checkpoint's; ``features`` are those of a frozen
+    vision model, None if it is trained. ``on_skip`` gets a sentence.
     """
 
     def __init__(
@@ -68,11 +84,13 @@ class Batches:
         config: FinetuneConfig,
         processor: Any,
         text_config: Any,
+        features: Features | None,
         on_skip: Callable[[str], None],
     ) -> None:
         self.config = config
         self.processor = processor
         self.text_config = text_config
+        self.features = features
         self.on_skip = on_skip
         self.broken: set[Path] = set()
         size = processor.image_processor.size
@@ -89,34 +107,68 @@ class Batches:
         more = min(round(config.rehearsal * count), len(rehearsal))
         chosen += _turn(rehearsal, step, more, f"{config.seed} rehearsal")
         chance = random.Random(f"{config.seed} {step}")
-        pictures, captions, corrections = [], [], 0
+        views, captions, corrections = [], [], 0
         for place, example in enumerate(chosen):
             caption = chance.choice(example.captions)
-            picture = self._read(example)
-            if picture is None:
+            of_how_many = config.views if place < count else config.rehearsed_views
+            view = self._view(example.path, caption, of_how_many, chance)
+            if self._read(example.path) is None:
                 continue
-            pictures.append(augment(picture, caption, config, chance))
+            views.append(view)
             captions.append(caption)
             corrections += place < count
-        return self._batch(pictures, captions, corrections) if corrections else None
+        return self._batch(views, captions, corrections) if corrections else None
 
-    def as_they_are(self, examples: Sequence[Example]) -> list[Batch]:
+    def readable(self, examples: Sequence[Example]) -> list[Example]:
+        """Those whose pictures can be read."""
+        return [example for example in examples if self._read(example.path) is not None]
+
+    def as_they_are(self, examples: Sequence[Example]) -> Iterator[Batch]:
         """All pictures, unchanged, with each of their captions, for a loss that can be compared."""
-        pairs = [(example, caption) for example in examples for caption in example.captions]
+        pairs = [
+            (View(example.path), caption) for example in examples for caption in example.captions
+        ]
         size = self.config.batch_size
-        batches = []
         for first in range(0, len(pairs), size):
-            read = [(self._read(example), caption) for example, caption in pairs[first:][:size]]
-            there = [(picture, caption) for picture, caption in read if picture is not None]
+            there = [pair for pair in pairs[first:][:size] if self._read(pair[0].path) is not None]
             if there:
-                pictures, captions = zip(*there, strict=True)
-                batches.append(self._batch(pictures, captions, len(there)))
-        return batches
+                views, captions = zip(*there, strict=True)
+                yield self._batch(views, captions, len(there))
 
-    def _batch(
-        self, pictures: Sequence[Image.Image], captions: Sequence[str], corrections: int
-    ) -> Batch:
-        pixels = self.processor.image_processor(images=list(pictures), return_tensors="pt")
+    def _view(self, path: Path, caption: str, of_how_many: int, chance: random.Random) -> View:
+        """How a picture is shown this time."""
+        config = self.config
+        may_mirror = config.flip and not _SIDES.search(caption)
+        if self.features is None:
+            mirrored = may_mirror and chance.random() < 0.5
+            return View(path, mirrored, f"{chance.random()}")
+        number = chance.randrange(of_how_many)
+        mirrored = config.flip and number % 2 == 1
+        if mirrored and not may_mirror:
+            number, mirrored = number - 1, False
+        # The first two show all of the picture.
+        part = "" if number < (2 if config.flip else 1) else f"{config.seed} {path.name} {number}"
+        return View(path, mirrored, part)
+
+    def _shown(self, view: View) -> Image.Image:
+        picture = self._read(view.path)
+        assert picture is not None  # it was read a moment ago
+        return shown(picture, view, self.config)
+
+    def _pixels(self, views: Sequence[View]) -> torch.Tensor:
+        pictures = [self._shown(view) for view in views]
+        made = self.processor.image_processor(images=pictures, return_tensors="pt")
+        return cast(torch.Tensor, made.pixel_values)
+
+    def _pictures(self, views: Sequence[View]) -> torch.Tensor:
+        if self.features is None:
+            return self._pixels(views)
+        return self.features.of(
+            [repr(view) for view in views],
+            lambda places: self._pixels([views[place] for place in places]),
+        )
+
+    def _batch(self, views: Sequence[View], captions: Sequence[str], corrections: int) -> Batch:
         text = self.text_config
         room = min(self.config.max_tokens, text.max_position_embeddings) - 1
         words = [
@@ -133,16 +185,16 @@ class Batches:
             input_ids[row, : len(tokens) + 1] = torch.tensor([text.bos_token_id, *tokens])
             labels[row, : len(tokens) + 1] = torch.tensor([*tokens, text.sep_token_id])
         mask = (labels != IGNORED).long()
-        return Batch(pixels.pixel_values, input_ids, mask, labels, corrections)
+        return Batch(self._pictures(views), input_ids, mask, labels, corrections)
 
-    def _read(self, example: Example) -> Image.Image | None:
-        if example.path in self.broken:
+    def _read(self, path: Path) -> Image.Image | None:
+        if path in self.broken:
             return None
         try:
-            return self._open(example.path)
+            return self._open(path)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            self.broken.add(example.path)
-            self.on_skip(f"The picture {example.path} cannot be read and is left out: {error}")
+            self.broken.add(path)
+            self.on_skip(f"The picture {path} cannot be read and is left out: {error}")
             return None
 
     def _decode(self, path: Path) -> Image.Image:
@@ -156,22 +208,27 @@ class Batches:
         )
 
 
-def augment(
-    picture: Image.Image, caption: str, config: FinetuneConfig, chance: random.Random
-) -> Image.Image:
-    """A part of the picture, in somewhat other colours, perhaps mirrored."""
-    width, height = picture.size
-    share = chance.uniform(config.crop, 1) ** 0.5  # of each side
+def shown(picture: Image.Image, view: View, config: FinetuneConfig) -> Image.Image:
+    """The picture as the view says: mirrored perhaps, a part of it in somewhat other colours."""
+    if view.part:
+        chance = random.Random(view.part)
+        picture = picture.crop(_box(picture.size, config.crop, chance))
+        for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
+            change = chance.uniform(1 - config.colour, 1 + config.colour)
+            picture = enhance(picture).enhance(change)
+    return ImageOps.mirror(picture) if view.mirrored else picture
+
+
+def _box(
+    size: tuple[int, int], smallest: float, chance: random.Random
+) -> tuple[int, int, int, int]:
+    """A part of a picture of this size, of about its shape."""
+    width, height = size
+    share = chance.uniform(smallest, 1) ** 0.5  # of each side
     stretch = chance.uniform(0.9, 1 / 0.9) ** 0.5
     part = (min(1, share * stretch) * width, min(1, share / stretch) * height)
     left, top = chance.uniform(0, width - part[0]), chance.uniform(0, height - part[1])
-    box = (round(left), round(top), round(left + part[0]), round(top + part[1]))
-    picture = picture.crop(box)
-    if config.flip and not _SIDES.search(caption) and chance.random() < 0.5:
-        picture = ImageOps.mirror(picture)
-    for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
-        picture = enhance(picture).enhance(chance.uniform(1 - config.colour, 1 + config.colour))
-    return picture
+    return round(left), round(top), round(left + part[0]), round(top + part[1])
 
 
 def _turn(examples: Sequence[Example], step: int, count: int, seed: str) -> list[Example]:

@@ -18,14 +18,16 @@ class FinetuneConfig:
     # How long
     epochs: float = 30.0  # passes over the corrections, at most
     minutes: float = 0.0  # wall time of the training, at most; 0: no limit. Rates reach 0 by then
-    patience: int = 5  # looks at the held-out loss without a new best one, until it stops early
+    patience: int = 6  # looks at the held-out loss without a new best one, until it stops early
     seed: int = 1  # of the order, the choice of captions, and the augmentation
 
     # What is learnt
+    vision: str = "auto"  # frozen: some views of each picture are looked at once and the text half
+    # learns from what was seen; trained: both halves learn; auto: trained from 5,000 corrections on
     method: str = "auto"  # full, lora, or auto: lora where the model is large or memory short
     learning_rate: float = 2e-4  # peak, with full fine-tuning
     lora_learning_rate: float = 1e-3  # peak, with LoRA, whose matrices begin at nothing
-    vision_rate: float = 0.0  # of the vision half's rate, as a share of that; 0 leaves it as it is
+    vision_rate: float = 0.1  # of a trained vision half's rate, as a share of that
     lora_rank: int = 16  # of each pair of matrices
     lora_alpha: int = 32  # the pairs' product counts alpha / rank times
     warmup: float = 0.1  # share of the training in which the rate rises; a cosine to 0 follows
@@ -37,14 +39,17 @@ class FinetuneConfig:
     bf16: bool | None = None  # bfloat16 where precision allows it; None: where it proves faster
 
     # Light augmentation, on the training side only
-    crop: float = 0.7  # smallest share of a picture's area that is shown
+    crop: float = 0.5  # smallest share of a picture's area that is shown
     colour: float = 0.2  # brightness, contrast and saturation change by up to this factor
     flip: bool = True  # mirror half of the pictures whose caption says neither left nor right
+    views: int = 6  # of a correction, with frozen vision: as it is, mirrored, then parts of it
+    rehearsed_views: int = 2  # the same of a rehearsed picture
+    seen_gigabytes: float = 4.0  # of the run's file of what was seen; more is looked at again
 
     # Against forgetting
-    rehearsal: float = 1.5  # rehearsed pictures in a step, for each correction
-    rehearsal_loss: float = 0.2  # weight of the captions of rehearsed pictures
-    output_penalty: float = 1.0  # weight of KL(starting version || this one) on rehearsed pictures
+    rehearsal: float = 2.0  # rehearsed pictures in a step, for each correction
+    rehearsal_loss: float = 0.1  # weight of the captions of rehearsed pictures
+    output_penalty: float = 5.0  # weight of KL(starting version || this one) on rehearsed pictures
     weight_penalty: float = 0.0  # pull back to the starting weights, times the rate, each step
     rehearsed_at_most: int = 2000  # pictures of each kind that are rehearsed
     retain_held_out: float = 0.2  # share of the --retain folder that only the gate sees
@@ -59,7 +64,10 @@ class FinetuneConfig:
         """ValueError for what could not be trained with."""
         if self.method not in ("auto", "full", "lora"):
             raise ValueError(f"method is {self.method!r}; it is auto, full or lora.")
-        for name in ("epochs", "patience", "batch_size", "lora_rank", "max_tokens", "clip"):
+        if self.vision not in ("auto", "frozen", "trained"):
+            raise ValueError(f"vision is {self.vision!r}; it is auto, frozen or trained.")
+        above = ("epochs", "patience", "batch_size", "lora_rank", "max_tokens", "clip")
+        for name in (*above, "views", "rehearsed_views"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0.")
         for name in ("warmup", "crop", "retain_held_out", "held_out_share", "label_smoothing"):

@@ -24,6 +24,8 @@ from captionapp.training import checkpoints
 from captionapp.training.batches import Batches
 from captionapp.training.config import FinetuneConfig, Progress
 from captionapp.training.dataset import Example
+from captionapp.training.features import FILE as SEEN_FILE
+from captionapp.training.features import Features
 from captionapp.training.learner import Learner
 
 __all__ = ["FinetuneConfig", "Progress", "TrainedCheckpoint", "finetune"]
@@ -56,6 +58,44 @@ class State:
     looks_without_gain: int = 0
 
 
+class Pace:
+    """How fast it goes. Looking at a view is slow and done once; there are ``views`` of them."""
+
+    def __init__(self, features: Features | None, views: int) -> None:
+        self._features, self._views = features, views
+        self._began = self._looking = 0.0
+        self._step: float | None = None  # seconds of one without looking, a running mean
+        self._pictures = 0
+        self.pictures_per_second = 0.0
+
+    def step_begins(self) -> None:
+        self._began, self._looking = time.monotonic(), self._looked()
+
+    def step_ends(self, pictures: int) -> None:
+        seconds = time.monotonic() - self._began
+        speed, step = pictures / seconds, seconds - (self._looked() - self._looking)
+        if self._step is None:
+            self._step, self.pictures_per_second = step, speed
+        self._step += RECENT * (step - self._step)
+        self.pictures_per_second += RECENT * (speed - self.pictures_per_second)
+        self._pictures = pictures
+
+    def seconds_for(self, steps: int) -> float:
+        """That so many more steps will take."""
+        seconds = steps * (self._step or 0.0)
+        if self._features and self._features.looked:
+            left = min(max(0, self._views - len(self._features)), steps * self._pictures)
+            seconds += left * self._features.seconds / self._features.looked
+        return seconds
+
+    def _looked(self) -> float:
+        return self._features.seconds if self._features else 0.0
+
+
+def _views(config: FinetuneConfig, corrections: int, rehearsed: int, held_out: int) -> int:
+    return corrections * config.views + rehearsed * config.rehearsed_views + held_out
+
+
 def finetune(
     config: FinetuneConfig,
     start: ModelVersion,
@@ -69,6 +109,7 @@ def finetune(
 ) -> TrainedCheckpoint:
     """Train ``start`` on ``train``; goes on from ``run_folder``'s checkpoint if there is one.
 
+    ``config`` is ``learner.settled``: nothing in it is left to be chosen.
     ``held_out`` is looked at after every pass, to stop early and to choose the weights; with none,
     the last ones are taken. The captions of ``rehearsal`` are ones that are to stay right.
     ``on_skip`` is told, in a sentence, of what was left out: a picture, or a checkpoint.
@@ -81,22 +122,23 @@ def finetune(
     """
     torch.manual_seed(config.seed)
     learner = Learner(config, start)
-    batches = Batches(config, learner.processor, learner.text_config, on_skip)
-    watched = batches.as_they_are(held_out)
+    features = learner.features(run_folder / SEEN_FILE, on_skip)
+    batches = Batches(config, learner.processor, learner.text_config, features, on_skip)
+    held_out = batches.readable(held_out)
     steps_a_pass = math.ceil(len(train) / config.batch_size)
     steps = max(1, round(config.epochs * steps_a_pass))
 
     state = State(**checkpoints.load(run_folder, learner, on_skip))
-    if watched and state.first_held_out_loss is None:
-        state.first_held_out_loss = learner.loss(watched)
+    if held_out and state.first_held_out_loss is None:
+        state.first_held_out_loss = learner.loss(batches.as_they_are(held_out))
     began = time.monotonic() - state.seconds
     saved = reported = time.monotonic()
-    speed = 0.0  # pictures a second
+    pace = Pace(features, _views(config, len(train), len(rehearsal), len(held_out)))
     while state.step < steps and state.looks_without_gain < config.patience:
         done = max(state.step / steps, _share_of_time(state, config))
         if done >= 1:  # the time is up
             break
-        step_began = time.monotonic()
+        pace.step_begins()
         learner.set_rate(done)
         batch = batches.draw(state.step, train, rehearsal)
         if batch:
@@ -104,13 +146,12 @@ def finetune(
             if not math.isfinite(loss):
                 raise TrainingFailed("The loss is no number any more; lower the learning rate.")
             state.loss = loss if state.step == 0 else state.loss + RECENT * (loss - state.loss)
-            now_speed = len(batch.pixels) / (time.monotonic() - step_began)
-            speed = speed + RECENT * (now_speed - speed) if speed else now_speed
+            pace.step_ends(len(batch.pictures))
         elif len(batches.broken) >= len({example.path for example in train}):
             raise TrainingFailed("None of the pictures to train on can be read.")
         state.step += 1
-        if watched and state.step % steps_a_pass == 0:
-            _look(state, learner.loss(watched), learner)
+        if held_out and state.step % steps_a_pass == 0:
+            _look(state, learner.loss(batches.as_they_are(held_out)), learner)
         now = time.monotonic()
         state.seconds = now - began
 
@@ -125,12 +166,13 @@ def finetune(
             )
         if now - reported > REPORT_SECONDS or state.step == steps:
             reported = now
-            on_progress(_progress(state, config, steps, steps_a_pass, speed))
+            on_progress(_progress(state, config, steps, steps_a_pass, pace))
 
     checkpoints.save(run_folder, learner, asdict(state), on_skip)  # storing it may fail
     learner.take_best()
     folder = learner.export(run_folder / "version", start)
-    figures = {**asdict(state), "steps": steps, "method": learner.method, "bf16": learner.bf16}
+    chosen = {"vision": config.vision, "method": config.method, "bf16": config.bf16}
+    figures = {**asdict(state), "steps": steps, **chosen}
     return TrainedCheckpoint(folder, _finite(figures))
 
 
@@ -150,9 +192,9 @@ def _share_of_time(state: State, config: FinetuneConfig) -> float:
 
 
 def _progress(
-    state: State, config: FinetuneConfig, steps: int, steps_a_pass: int, speed: float
+    state: State, config: FinetuneConfig, steps: int, steps_a_pass: int, pace: Pace
 ) -> Progress:
-    left = state.seconds / state.step * (steps - state.step)
+    left = pace.seconds_for(steps - state.step)
     if config.minutes:
         left = min(left, 60 * config.minutes - state.seconds)
     return Progress(
@@ -161,7 +203,7 @@ def _progress(
         epoch=state.step / steps_a_pass,
         loss=state.loss,
         held_out_loss=state.held_out_loss,
-        pictures_per_second=speed,
+        pictures_per_second=pace.pictures_per_second,
         seconds_left=max(0.0, left),
     )
 

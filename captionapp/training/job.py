@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -166,6 +166,7 @@ def carry_out(
     Raises:
         ModelUnavailable: if the starting version is gone or cannot be loaded.
         TrainingStopped, TrainingFailed: as ``finetune`` does.
+        OSError: if the plan cannot be written.
     """
     name = f"trained-{run.id}"
     try:
@@ -175,7 +176,12 @@ def carry_out(
         pass
     start = _starting(versions, plan.start)
     from captionapp.training.finetune import finetune  # imports torch
+    from captionapp.training.learner import settled
 
+    config = settled(plan.config, start, len(plan.corrections))
+    if config != plan.config:
+        plan = replace(plan, config=config)
+        plan.save(run)  # before anything is learnt: a resumed training goes on with the same
     made = finetune(
         plan.config,
         start,

@@ -7,20 +7,22 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
-from transformers import AutoProcessor, BlipForConditionalGeneration
+from transformers import AutoProcessor, BlipConfig, BlipForConditionalGeneration
 from transformers.utils import logging as transformers_logging
 
 from captionapp.captioning.versions import ModelVersion
 from captionapp.errors import ModelUnavailable, TrainingFailed
 from captionapp.training.batches import IGNORED, Batch
 from captionapp.training.config import FinetuneConfig
+from captionapp.training.features import Features
 
 #: From this many parameters on LoRA is chosen: a step of all weights costs a laptop too much.
 LORA_PARAMETERS = 150_000_000
@@ -28,8 +30,11 @@ LORA_PARAMETERS = 150_000_000
 COPIES = 6
 #: Share of the free memory that these may take; pictures and activations want some too.
 MEMORY_SHARE = 0.5
-#: BLIP's linear layers, of both halves; the words themselves are left as they are.
-LORA_LAYERS = ["qkv", "projection", "fc1", "fc2", "query", "key", "value", "dense"]
+#: From this many corrections on there is enough to teach a vision model without it unlearning.
+TRAIN_VISION_FROM = 5_000
+#: BLIP's linear layers, by half; the words themselves are left as they are.
+LORA_TEXT_LAYERS = ["query", "key", "value", "dense"]
+LORA_VISION_LAYERS = ["qkv", "projection", "fc1", "fc2"]
 #: Of the starting version's folder: what is said of that version, and where its weights are.
 _NOT_TAKEN = (
     "version.json",
@@ -40,7 +45,7 @@ _NOT_TAKEN = (
 
 
 class Learner:
-    """``start`` as it learns. ``method`` is ``full`` or ``lora``.
+    """``start`` as it learns; ``config`` is ``settled``.
 
     Raises:
         ModelUnavailable: if ``start`` cannot be loaded.
@@ -51,17 +56,15 @@ class Learner:
         self.model, self.processor = _load(start)
         self._precision = _precision(start.folder)
         self.text_config: Any = self.model.config.text_config
-        parameters = sum(p.numel() for p in self.model.parameters())
-        self.method = choose_method(config.method, parameters, _free_memory())
-        self.bf16 = bf16_is_faster() if config.bf16 is None else config.bf16
+        self.vision_learns = config.vision == "trained"
         self._lora: Any = None
-        self._start: Any = None
-        if self.method == "lora":
+        self._start: Any = None  # what learns, as it was
+        if config.method == "lora":
             self._lora = _with_lora(self.model, config)  # changes self.model in place
         else:
-            self._start = copy.deepcopy(self.model).requires_grad_(False)
-        if not config.vision_rate:
-            self.model.vision_model.requires_grad_(False)
+            self._start = copy.deepcopy(self._learning()).requires_grad_(False).eval()
+        if not self.vision_learns:
+            self.model.vision_model.requires_grad_(False).eval()
         self.trained = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
         self.best: dict[str, torch.Tensor] | None = None
         peak = config.lora_learning_rate if self._lora else config.learning_rate
@@ -88,13 +91,13 @@ class Learner:
 
     def learn(self, batch: Batch) -> float:
         """One step; the cross-entropy a token of its corrections, in nats."""
-        self.model.train()
+        self._learning().train()
         config = self.config
         real = batch.labels != IGNORED
         rows = torch.arange(len(batch.labels))[:, None].expand_as(batch.labels)[real]
         old = rows >= batch.corrections  # tokens of rehearsed captions
         then = self._starting_logits(batch) if old.any() and config.output_penalty else None
-        logits = self._logits(self.model, batch)
+        logits = self.logits(batch)
         losses = F.cross_entropy(
             logits, batch.labels[real], reduction="none", label_smoothing=config.label_smoothing
         )
@@ -120,7 +123,7 @@ class Learner:
         total, tokens = 0.0, 0
         for batch in batches:
             labels = batch.labels[batch.labels != IGNORED]
-            logits = self._logits(self.model, batch)
+            logits = self.logits(batch)
             total += float(F.cross_entropy(logits, labels, reduction="sum"))
             tokens += len(labels)
         return total / tokens
@@ -159,38 +162,80 @@ class Learner:
             ) from error
         return folder
 
+    def features(self, file: Path, on_skip: Callable[[str], None]) -> Features | None:
+        """What the vision half sees, kept in ``file``; None if it learns to see otherwise."""
+        if self.vision_learns:
+            return None
+        vision = self.model.config.vision_config
+        places = (vision.image_size // vision.patch_size) ** 2 + 1
+        most = int(self.config.seen_gigabytes * 1e9)
+        return Features(file, (places, vision.hidden_size), self._see, most, on_skip)
+
+    @torch.no_grad()
+    def _see(self, pixels: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=bool(self.config.bf16)):
+            seen: torch.Tensor = self.model.vision_model(pixel_values=pixels)[0]
+        return seen
+
+    def logits(self, batch: Batch) -> torch.Tensor:
+        """(m, words) of the m tokens that are no padding, row by row."""
+        return self._logits(self._learning(), batch)
+
     def _starting_logits(self, batch: Batch) -> torch.Tensor:
-        """What the starting version says of the rehearsed pictures, like ``_logits``."""
+        """What the starting version says of the rehearsed pictures, like ``logits``."""
         old = batch.part(batch.corrections)
         with torch.no_grad():
             if self._start is not None:
                 return self._logits(self._start, old)
             self._lora.disable_adapter_layers()
-            logits = self._logits(self.model, old)
+            logits = self.logits(old)
             self._lora.enable_adapter_layers()
             return logits
 
-    def _logits(self, model: Any, batch: Batch) -> torch.Tensor:
-        """(m, words) of the m tokens that are no padding, row by row."""
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
-            with torch.set_grad_enabled(torch.is_grad_enabled() and bool(self.config.vision_rate)):
-                seen = model.vision_model(pixel_values=batch.pixels)[0]
-            hidden = model.text_decoder.bert(
+    def _learning(self) -> Any:
+        """The part of the model that learns: all of it, or its text half."""
+        return self.model if self.vision_learns else self.model.text_decoder
+
+    def _logits(self, learning: Any, batch: Batch) -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=bool(self.config.bf16)):
+            seen, decoder = batch.pictures, learning
+            if self.vision_learns:
+                seen = learning.vision_model(pixel_values=batch.pictures)[0]
+                decoder = learning.text_decoder
+            hidden = decoder.bert(
                 input_ids=batch.input_ids,
                 attention_mask=batch.attention_mask,
                 encoder_hidden_states=seen,
                 is_decoder=True,
                 use_cache=False,
             )[0]
-            logits: torch.Tensor = model.text_decoder.cls(hidden[batch.labels != IGNORED])
+            logits: torch.Tensor = decoder.cls(hidden[batch.labels != IGNORED])
         return logits.float()
 
     @torch.no_grad()
     def _pull_back(self) -> None:
         pull = self.config.weight_penalty * self.optimizer.param_groups[0]["lr"]
         if pull and self._start is not None:
-            for now, then in zip(self.model.parameters(), self._start.parameters(), strict=True):
+            learning = self._learning().parameters()
+            for now, then in zip(learning, self._start.parameters(), strict=True):
                 now.lerp_(then, pull)
+
+
+def settled(config: FinetuneConfig, start: ModelVersion, corrections: int) -> FinetuneConfig:
+    """The configuration with nothing left to be chosen, so that a training that goes on, with other
+    memory free or on another processor, is the same training.
+
+    Raises:
+        ModelUnavailable: if ``start`` has no configuration of a model.
+    """
+    vision, method, bf16 = config.vision, config.method, config.bf16
+    if vision == "auto":
+        vision = "trained" if corrections >= TRAIN_VISION_FROM else "frozen"
+    if method == "auto":
+        method = choose_method(method, _parameters(start), _free_memory())
+    return replace(
+        config, vision=vision, method=method, bf16=bf16_is_faster() if bf16 is None else bf16
+    )
 
 
 def choose_method(method: str, parameters: int, free_bytes: int) -> str:
@@ -216,6 +261,16 @@ def bf16_is_faster() -> bool:
     return seconds(torch.bfloat16) < 0.8 * seconds(torch.float32)
 
 
+def _parameters(start: ModelVersion) -> int:
+    try:
+        described = BlipConfig.from_pretrained(str(start.folder), local_files_only=True)
+        with torch.device("meta"):  # counted, and not made
+            model = BlipForConditionalGeneration(described)
+    except Exception as error:  # of a broken file almost anything can be raised
+        raise ModelUnavailable(f"The version {start.name} cannot be loaded: {error}") from error
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
 def _load(start: ModelVersion) -> tuple[Any, Any]:
     transformers_logging.disable_progress_bar()
     folder = str(start.folder)
@@ -237,7 +292,10 @@ def _with_lora(model: Any, config: FinetuneConfig) -> Any:
         r=config.lora_rank,
         lora_alpha=config.lora_alpha,
         lora_dropout=0.0,
-        target_modules=LORA_LAYERS,
+        target_modules=[
+            *LORA_TEXT_LAYERS,
+            *(LORA_VISION_LAYERS if config.vision == "trained" else []),
+        ],
     )
     return LoraModel(model, {"default": chosen}, "default")
 

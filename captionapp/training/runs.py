@@ -1,9 +1,10 @@
 """Trainings as runs: one at a time across all processes, each with a folder that tells of it.
 
 A run folder holds ``state.json`` (status and process), ``progress.json`` (how far it is), ``stop``
-(somebody wants it to end), ``plan.json`` (what is trained on what), ``checkpoint.pt`` and, of a run
-that was started from the page, ``log.txt``. The lock that keeps a second training away belongs to
-the process that trains: the system lets go of it however that process ends.
+(somebody wants it to end), ``plan.json`` (what is trained on what), ``checkpoint.pt``, ``seen.bin``
+(what a frozen vision model saw) and, of a run that was started from the page, ``log.txt``. The lock
+that keeps a second training away belongs to the process that trains: the system lets go of it
+however that process ends.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ from captionapp.training.config import Progress
 
 #: How long a started process may wait for the one that started it to let go of the lock.
 HANDOVER_SECONDS = 30.0
-#: Files of a run that only matter until the next one begins; a checkpoint may have gigabytes.
-_BULKY = ("checkpoint.pt",)
+#: Files of a run that only matter until the next one begins; they may have gigabytes.
+_BULKY = ("checkpoint.pt", "seen.bin")
 _FINETUNE = ("model", "finetune")
 _RUN_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}")
 
