@@ -119,18 +119,26 @@ class Records:
     # Pictures and who holds them
 
     def hold(self, session: Session, held: Held, contributor: str) -> bool:
-        """Note that this browser sent this picture; a second time renews name, options and time.
+        """Note that this browser sent this picture; a second time renews name, options and time,
+        and takes it back if it was let go of.
 
-        Returns whether it is the first time.
+        Returns whether it did not hold it before.
         """
-        fresh = session.get(Holding, (held.image_id, contributor)) is None
+        before = session.get(Holding, (held.image_id, contributor))
+        fresh = before is None or before.released_at is not None
         now = held.created_at.timestamp()
         session.execute(
             insert(Picture)
             .values(image_id=held.image_id, width=held.width, height=held.height, created_at=now)
             .on_conflict_do_nothing()
         )
-        values = {"name": held.name, "options": held.options, "created_at": now}
+        values = {
+            "name": held.name,
+            "options": held.options,
+            "created_at": now,
+            "released_at": None,
+            "stale": True,
+        }
         session.execute(
             insert(Holding)
             .values(image_id=held.image_id, contributor=contributor, **values)
@@ -147,7 +155,7 @@ class Records:
         """
         query = _held_query().where(Holding.image_id == image_id)
         if contributor is not None:
-            query = query.where(Holding.contributor == contributor)
+            query = query.where(Holding.contributor == contributor, Holding.released_at.is_(None))
         with self.read() as session:
             row = session.execute(query.order_by(Holding.created_at.desc())).first()
             if row is None and contributor is None:
@@ -156,36 +164,27 @@ class Records:
             raise NotFound("There is no such picture, or it is not one of yours.")
         return _held(row)
 
-    def held_by(self, contributor: str, offset: int, limit: int) -> tuple[list[Held], int]:
-        """A slice of this browser's pictures, newest first, and how many there are in all."""
-        mine = Holding.contributor == contributor
-        query = (
-            _held_query()
-            .where(mine)
-            .order_by(Holding.created_at.desc(), Holding.image_id)
-            .offset(offset)
-            .limit(limit)
-        )
-        with self.read() as session:
-            total = session.scalar(select(func.count()).select_from(Holding).where(mine)) or 0
-            return [_held(row) for row in session.execute(query)], total
-
     def held_among(self, image_ids: Iterable[str], contributor: str) -> list[Held]:
-        """Those of these pictures that this browser holds."""
+        """Those of these pictures that this browser holds, in the order asked for."""
+        image_ids = list(image_ids)
         query = _held_query().where(
-            Holding.contributor == contributor, Holding.image_id.in_(list(image_ids))
+            Holding.contributor == contributor,
+            Holding.image_id.in_(image_ids),
+            Holding.released_at.is_(None),
         )
         with self.read() as session:
-            return [_held(row) for row in session.execute(query)]
+            found = {row.image_id: _held(row) for row in session.execute(query)}
+        return [found[image_id] for image_id in image_ids if image_id in found]
 
     def require_holding(self, session: Session, image_id: str, contributor: str | None) -> None:
         """Raises NotFound if this browser does not hold the picture; ``None`` is the operator, for
         whom it only has to be there."""
-        known = (
-            session.get(Picture, image_id)
-            if contributor is None
-            else session.get(Holding, (image_id, contributor))
-        )
+        known: Any
+        if contributor is None:
+            known = session.get(Picture, image_id)
+        else:
+            holding = session.get(Holding, (image_id, contributor))
+            known = holding if holding and holding.released_at is None else None
         if known is None:
             raise NotFound("There is no such picture, or it is not one of yours.")
 
@@ -234,6 +233,7 @@ class Records:
                 )
             )
             session.execute(delete(Job).where(Job.image_id == image_id, Job.options == key))
+            session.execute(update(Holding).where(Holding.image_id == image_id).values(stale=True))
         return caption_id
 
     def caption(self, image_id: str, caption_id: str) -> CaptionRecord:
@@ -254,15 +254,21 @@ class Records:
 
     def captions(self, image_ids: Iterable[str]) -> dict[tuple[str, str], list[CaptionRecord]]:
         """Captions of these pictures by (image_id, options key), newest first."""
+        with self.read() as session:
+            return self.captions_in(session, image_ids)
+
+    def captions_in(
+        self, session: Session, image_ids: Iterable[str]
+    ) -> dict[tuple[str, str], list[CaptionRecord]]:
+        """``captions`` as this session sees them."""
         query = (
             select(CaptionRow)
             .where(CaptionRow.image_id.in_(list(image_ids)))
             .order_by(CaptionRow.number.desc())
         )
         found: dict[tuple[str, str], list[CaptionRecord]] = {}
-        with self.read() as session:
-            for row in session.scalars(query):
-                found.setdefault((row.image_id, row.options), []).append(_caption(row))
+        for row in session.scalars(query):
+            found.setdefault((row.image_id, row.options), []).append(_caption(row))
         return found
 
     def captions_by(self, model_version: str) -> dict[str, str]:

@@ -73,9 +73,14 @@ class PictureView:
 
 @dataclass(frozen=True)
 class Page:
-    """One page, counted from 1, of a browser's pictures."""
+    """A page of a browser's gallery.
+
+    ``first`` is the number of its first picture, counted from 1, among the ``total`` that are
+    wanted; ``newer`` and ``older`` are cursors of the pages beside it, empty at the ends.
+    """
 
     items: list[PictureView]
-    page: int
-    pages: int
+    first: int
     total: int
+    newer: str
+    older: str

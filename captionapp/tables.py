@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, ForeignKey, Index, UniqueConstraint, inspect
+from sqlalchemy import Connection, ForeignKey, Index, UniqueConstraint, inspect, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.schema import CreateColumn
+
+#: Stands for the probability of a description that is not there yet: behind all others.
+NOT_DESCRIBED = 2.0
 
 
 class Base(DeclarativeBase):
@@ -12,8 +15,8 @@ class Base(DeclarativeBase):
 
 
 def create_or_extend(connection: Connection) -> None:
-    """Make the tables that are not there, and add the columns that an older release did not have;
-    those can be null, or have a default of the server's."""
+    """Make the tables and indexes that are not there, and add the columns that an older release did
+    not have; those can be null, or have a default of the server's, so that it still could write."""
     Base.metadata.create_all(connection)
     for table in Base.metadata.sorted_tables:
         present = {column["name"] for column in inspect(connection).get_columns(table.name)}
@@ -21,6 +24,10 @@ def create_or_extend(connection: Connection) -> None:
             if column.name not in present:
                 definition = CreateColumn(column).compile(dialect=connection.dialect)
                 connection.exec_driver_sql(f"ALTER TABLE {table.name} ADD COLUMN {definition}")
+        for index in table.indexes:
+            index.create(connection, checkfirst=True)
+    for name in _OLD_INDEXES:
+        connection.exec_driver_sql(f"DROP INDEX IF EXISTS {name}")
 
 
 class Picture(Base):
@@ -33,16 +40,56 @@ class Picture(Base):
     created_at: Mapped[float]
 
 
+#: Indexes of older versions that others have replaced.
+_OLD_INDEXES = ("holdings_of_browser",)
+_IN_GALLERY = text("released_at IS NULL")
+
+
 class Holding(Base):
-    """A browser has sent a picture, under a name, and asked for it to be described this way."""
+    """A browser has sent a picture, under a name, and asked for it to be described this way.
+
+    ``released_at`` is when it let go of it, as long as that can be undone. From ``stale`` on the
+    columns are what the gallery searches and sorts by: they follow from captions and feedback.csv,
+    and are brought up to date by ``captionapp.gallery`` where ``stale`` says so.
+    """
 
     __tablename__ = "holdings"
-    __table_args__ = (Index("holdings_of_browser", "contributor", "created_at"),)
+    __table_args__ = (
+        Index("holdings_released", "released_at", sqlite_where=text("released_at IS NOT NULL")),
+        Index("holdings_stale", "contributor", sqlite_where=text("stale = 1")),
+        *(
+            Index(
+                f"gallery_{'_'.join([*narrowed, column])}",
+                *("contributor", *narrowed, column, "image_id"),
+                sqlite_where=_IN_GALLERY,
+            )
+            for column in ("created_at", "probability", "name_key")
+            for narrowed in ((), ("state",))
+        ),
+    )
     image_id: Mapped[str] = mapped_column(ForeignKey("pictures.image_id"), primary_key=True)
     contributor: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str]
     options: Mapped[str]
     created_at: Mapped[float]
+    released_at: Mapped[float | None]
+    stale: Mapped[bool] = mapped_column(server_default="1")
+    #: ``gallery.State``: what this browser answered to the description that is there now.
+    state: Mapped[str] = mapped_column(server_default="unanswered")
+    probability: Mapped[float] = mapped_column(server_default=str(NOT_DESCRIBED))
+    name_key: Mapped[str] = mapped_column(server_default="")
+    #: Name and texts, case folded.
+    searched: Mapped[str] = mapped_column(server_default="")
+
+
+class GalleryPosition(Base):
+    """How far the answers of feedback.csv have reached the holdings; a table of one row."""
+
+    __tablename__ = "gallery_position"
+    number: Mapped[int] = mapped_column(primary_key=True)
+    rows: Mapped[int]
+    last_id: Mapped[str]
+    memory: Mapped[str]
 
 
 class CaptionRow(Base):

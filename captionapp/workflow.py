@@ -14,8 +14,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqlalchemy.orm import Session
-
 from captionapp.arrivals import Arrivals
 from captionapp.captioning.batching import CaptionQueue
 from captionapp.captioning.captioner import DecodeOptions
@@ -28,6 +26,7 @@ from captionapp.errors import (
     StorageFull,
 )
 from captionapp.feedback.interchange import IMPORTED, Entry
+from captionapp.feedback.memory import CorrectionMemory
 from captionapp.feedback.repository import (
     CsvFeedbackRepository,
     FeedbackRow,
@@ -36,8 +35,10 @@ from captionapp.feedback.repository import (
     clean_correction,
 )
 from captionapp.feedback.transfer import FeedbackImport, Imported
+from captionapp.gallery import EVERYTHING, PER_PAGE, Gallery, Wanted
 from captionapp.images import ImageLimits, ImageStore, ValidatedImage, decode
 from captionapp.jobs import CaptionJobs, options_of
+from captionapp.letting_go import LettingGo
 from captionapp.metrics import Metrics
 from captionapp.promotion import Promotion
 from captionapp.records import CaptionRecord, Held, JobState, Records
@@ -90,6 +91,10 @@ class Workflow:
         )
         self.arrivals = Arrivals(records)
         self.jobs = CaptionJobs(settings, records, store, service, queue, metrics)
+        self.memory = CorrectionMemory(feedback, settings.correction_memory)
+        self.gallery = Gallery(records, self.memory)
+        undo = timedelta(minutes=settings.undo_minutes)
+        self.letting_go = LettingGo(records, store, feedback, undo)
         prover = Prover(
             settings,
             service.load_version,
@@ -102,6 +107,7 @@ class Workflow:
 
     def close(self, timeout: float) -> None:
         """Finish the captions under way, for at most ``timeout`` seconds, and let go of files."""
+        self.letting_go.close()
         self.queue.close(timeout)
         self.service.close()
         self.records.close()
@@ -150,7 +156,7 @@ class Workflow:
         page does not need this, it fills itself.
         """
         held = self.records.held(image_id, contributor)
-        if not self._remembered(image_id, contributor):
+        if not self.memory.remembered(image_id, contributor):
             self.jobs.wait((image_id, held.options), seconds)
 
     def again(self, image_id: str, contributor: str) -> None:
@@ -173,17 +179,25 @@ class Workflow:
         return self._views([self.records.held(image_id, contributor)], contributor)[0]
 
     def pictures_of(self, image_ids: Iterable[str], contributor: str) -> dict[str, PictureView]:
-        """Those of these pictures that this browser holds, by id."""
+        """Those of these pictures that this browser holds, by id, in the order asked for."""
         held = self.records.held_among(image_ids, contributor)
         return {view.image_id: view for view in self._views(held, contributor)}
 
-    def pictures(self, contributor: str, page: int, per_page: int = 24) -> Page:
-        """This browser's pictures, newest first; a page beyond the last is the last."""
-        held, total = self.records.held_by(contributor, (page - 1) * per_page, per_page)
-        pages = max(1, -(-total // per_page))
-        if page > pages:
-            return self.pictures(contributor, pages, per_page)
-        return Page(self._views(held, contributor), page, pages, total)
+    def pictures(
+        self,
+        contributor: str,
+        wanted: Wanted = EVERYTHING,
+        *,
+        after: str = "",
+        before: str | None = None,
+        per_page: int = PER_PAGE,
+    ) -> Page:
+        """A page of this browser's pictures, as ``Gallery.page`` finds it."""
+        self.letting_go.sweep()
+        self.gallery.refresh(contributor)
+        found = self.gallery.page(contributor, wanted, after=after, before=before, limit=per_page)
+        views = self.pictures_of(found.image_ids, contributor)
+        return Page(list(views.values()), found.first, found.total, found.newer, found.older)
 
     def serve_file(self, image_id: str, contributor: str | None) -> Path:
         """Path of the stored picture. Raises NotFound if it is not this browser's."""
@@ -196,21 +210,17 @@ class Workflow:
         return self.store.thumbnail_path(image_id)
 
     def let_go(self, image_id: str, contributor: str) -> None:
-        """This browser no longer holds the picture; the last one out takes the bytes along.
-
-        They stay if a feedback row needs them: a correction without its picture teaches nothing.
+        """This browser no longer holds the picture, for good.
 
         Raises:
             NotFound: if this browser does not hold it.
         """
-        self.records.held(image_id, contributor)
-        with self.records.write() as session:
-            self._release(session, image_id, contributor)
+        self.letting_go.for_good(image_id, contributor)
 
     def cancel(self, contributor: str, batch: str = "") -> list[str]:
         """Drop the descriptions of this batch, or all that this browser waits for, that have not
         been begun. Returns the ids of their pictures; those that are new here are let go of."""
-        return self.arrivals.cancel(contributor, batch, self._release)
+        return self.arrivals.cancel(contributor, batch, self.letting_go.end)
 
     # An answer kept
 
@@ -303,14 +313,6 @@ class Workflow:
 
     # Steps of the above
 
-    def _release(self, session: Session, image_id: str, contributor: str) -> None:
-        if self.records.release(session, image_id, contributor):
-            return
-        if image_id in self.feedback.image_ids():
-            return
-        self.records.forget(session, image_id)
-        self.store.delete(image_id)
-
     def _take_in(
         self, file: IncomingFile, contributor: str, options: DecodeOptions
     ) -> tuple[str, bool]:
@@ -378,28 +380,16 @@ class Workflow:
             caption=captions[0] if captions else None,
             previous=captions[1:],
             answer=self.feedback.latest(held.image_id, contributor) if contributor else None,
-            correction=self._remembered(held.image_id, contributor),
-            confirmed=bool(captions) and self._confirmed(captions[0], contributor),
+            correction=self.memory.remembered(held.image_id, contributor),
+            confirmed=bool(captions)
+            and self.memory.confirmed(
+                held.image_id, captions[0].text, captions[0].model_version, contributor
+            ),
         )
 
-    def _remembered(self, image_id: str, contributor: str | None) -> FeedbackRow | None:
-        memory = self.settings.correction_memory
-        if memory == "off":
-            return None
-        said = self.feedback.latest_correction(image_id, contributor if memory == "own" else None)
-        if said is None:
-            return None
-        last = self.feedback.latest(image_id, said.contributor)  # they may think otherwise by now
-        return said if last is None or last.verdict is Verdict.CORRECTED else None
-
-    def _confirmed(self, caption: CaptionRecord, contributor: str | None) -> bool:
-        """Whether the last answer to the picture was that this caption is right."""
-        everyone = self.settings.correction_memory == "everyone" or contributor is None
-        last = self.feedback.latest(caption.image_id, None if everyone else contributor)
-        return last is not None and last.confirms(caption.text, caption.model_version)
-
     def _sweep(self) -> None:
-        """Let go of what is past its retention time."""
+        """Let go of what is past its retention time, or can no longer be taken back."""
+        self.letting_go.sweep()
         if not self.settings.retention_days or time.monotonic() < self._next_sweep:
             return
         self._next_sweep = time.monotonic() + SWEEP_SECONDS

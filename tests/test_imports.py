@@ -19,6 +19,8 @@ DOMAIN = (
     "metrics",
     "workflow",
     "asking",
+    "gallery",
+    "letting_go",
     "comparison",
     "votes",
     "version_tasks",

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -49,15 +50,48 @@ def test_a_browser_sees_what_it_holds_and_the_operator_everything(records: Recor
             records.held(image_id, contributor)
 
 
-def test_pictures_come_newest_first_in_slices(records: Records) -> None:
-    for minute, image_id in enumerate(["p1", "p2", "p3"]):
-        hold(records, image_id, "anna", minute)
+def test_pictures_of_a_browser_among_others_in_the_order_asked_for(records: Records) -> None:
+    for image_id in ("p1", "p2", "p3"):
+        hold(records, image_id, "anna")
     hold(records, "p9", "ben")
-    held, total = records.held_by("anna", 0, 2)
-    assert ([one.image_id for one in held], total) == (["p3", "p2"], 3)
-    hold(records, "p1", "anna", 10)  # sent again: to the front, and still one picture
-    held, total = records.held_by("anna", 0, 2)
-    assert ([one.image_id for one in held], total) == (["p1", "p3"], 3)
+    held = records.held_among(["p3", "p9", "p1", "p0"], "anna")
+    assert [one.image_id for one in held] == ["p3", "p1"]
+
+
+def test_a_database_of_an_older_version_keeps_working(tmp_path: Path) -> None:
+    """As the tables were before the gallery: its columns and indexes are added at the start."""
+    path = tmp_path / "captionapp.db"
+    with sqlite3.connect(path) as old:
+        old.executescript(
+            f"""
+            CREATE TABLE pictures (image_id VARCHAR NOT NULL PRIMARY KEY, width INTEGER NOT NULL,
+                height INTEGER NOT NULL, created_at FLOAT NOT NULL);
+            CREATE TABLE holdings (image_id VARCHAR NOT NULL, contributor VARCHAR NOT NULL,
+                name VARCHAR NOT NULL, options VARCHAR NOT NULL, created_at FLOAT NOT NULL,
+                PRIMARY KEY (image_id, contributor),
+                FOREIGN KEY(image_id) REFERENCES pictures (image_id));
+            CREATE INDEX holdings_of_browser ON holdings (contributor, created_at);
+            INSERT INTO pictures VALUES ('p1', 4, 3, 1767323045.0);
+            INSERT INTO holdings VALUES ('p1', 'anna', 'p1.jpg', '{KEY}', 1767323045.0);
+            """
+        )
+    old.close()
+    for _ in range(2):  # a second start finds nothing to do
+        records = Records(path)
+        assert records.held("p1", "anna").created_at == NOW
+        hold(records, "p2", "anna")
+        records.close()
+    with sqlite3.connect(path) as new:
+        new.execute(  # an older version may come back to it
+            "INSERT INTO pictures VALUES ('p3', 4, 3, 1.0)"
+        )
+        new.execute(
+            "INSERT INTO holdings (image_id, contributor, name, options, created_at)"
+            f" VALUES ('p3', 'anna', 'p3.jpg', '{KEY}', 1.0)"
+        )
+        stale = new.execute("SELECT image_id FROM holdings WHERE stale = 1 ORDER BY image_id")
+        assert [image_id for (image_id,) in stale] == ["p1", "p2", "p3"]
+    new.close()
 
 
 def test_a_caption_is_read_back_as_it_was_made(records: Records) -> None:

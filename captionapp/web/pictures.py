@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from flask import Blueprint, Response, flash, redirect, render_template, send_file, url_for
+from flask import Blueprint, Response, redirect, render_template, send_file, url_for
 from flask.typing import ResponseReturnValue
 
 from captionapp.errors import NotFound
@@ -67,8 +67,8 @@ def thumbnail(image_id: str) -> Response:
 
 @blueprint.post("/delete")
 def delete(image_id: str) -> ResponseReturnValue:
-    workflow().let_go(image_id, identity.contributor())
-    flash("The picture is gone from your history.", "done")
+    if not workflow().letting_go.release([image_id], identity.contributor()):
+        raise NotFound("There is no such picture, or it is not one of yours.")
     return redirect(url_for("history.show"), 303)
 
 

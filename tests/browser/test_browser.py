@@ -74,7 +74,9 @@ def test_accept_then_delete(app, running, visit, photograph, script):
     page.get_by_role("link", name="History").click()
     page.locator("details.quiet summary").click()
     page.get_by_role("button", name="Yes, delete it").click()
-    expect(page.get_by_text("sent no pictures yet")).to_be_visible()
+    expect(page.get_by_text("There are no pictures here any more.")).to_be_visible()
+    page.get_by_role("button", name="Bring it back").click()
+    expect(page.locator(".wall img")).to_be_visible()
 
 
 class Waiting(FakeCaptioner):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.conftest import FakeCaptioner, draw, encoded, serve
+from tests.conftest import FakeCaptioner, serve
 from tests.web.sending import send
 
 
@@ -59,12 +59,23 @@ def test_names_and_captions_are_escaped(client, captioner, png):
 
 def test_delete_takes_it_out_of_the_history(client, workflow, png):
     path = send(client, png)
-    file = workflow.serve_file(path.rsplit("/", 1)[-1], None)
     gone = client.post(path + "/delete")
     assert (gone.status_code, gone.location) == (303, "/history")
     page = client.get("/history").text
-    assert "The picture is gone" in page and "sent no pictures yet" in page
-    assert client.get(path).status_code == 404
+    assert "1 picture is gone" in page and "no pictures here any more" in page
+    for part in ("", "/file", "/thumbnail"):
+        assert client.get(path + part).status_code == 404
+    assert client.post(path + "/delete").status_code == 404
+
+
+def test_delete_without_undo_takes_the_bytes_along(make_app, png):
+    app = make_app(CAPTIONAPP_UNDO_MINUTES=0)
+    client = app.test_client()
+    path = send(client, png)
+    file = app.extensions["captionapp"].serve_file(path.rsplit("/", 1)[-1], None)
+    assert client.post(path + "/delete").status_code == 303
+    page = client.get("/history").text
+    assert "sent no pictures yet" in page and "brought back" not in page
     assert not Path(file).exists()
 
 
@@ -115,13 +126,3 @@ def test_operator_sees_everybodys_pictures_but_answers_for_nobody(make_app, png)
     assert file.status_code == 200
     file.close()
     assert operator.get(path, auth=("any", "wrong")).status_code == 404
-
-
-def test_large_pages_of_history(client, monkeypatch):
-    for number in range(26):
-        send(client, encoded(draw(f"#{number:02x}0000")), f"{number}.png")
-    first = client.get("/history").text
-    assert "26 pictures" in first and "Page 1 of 2" in first and "25.png" in first
-    assert "0.png" in client.get("/history?page=2").text
-    assert "Page 2 of 2" in client.get("/history?page=99").text
-    assert client.get("/history?page=nonsense").status_code == 200
