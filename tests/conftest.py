@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from flask.testing import FlaskClient, FlaskCliRunner
 from PIL import Image, ImageDraw
 
 from captionapp import create_app
-from captionapp.captioning.captioner import Caption, DecodeOptions
+from captionapp.captioning.captioner import Caption, DecodeOptions, Looks, Word
 from captionapp.captioning.versions import ModelVersion
 from captionapp.workflow import Workflow
 
@@ -28,6 +29,7 @@ class FakeCaptioner:
         self.model_version = model_version
         self.replies = list(replies)
         self.calls: list[tuple[int, DecodeOptions]] = []
+        self.looked: list[str] = []
 
     def caption(self, images: Sequence[Image.Image], options: DecodeOptions) -> list[Caption]:
         self.calls.append((len(images), options))
@@ -36,9 +38,32 @@ class FakeCaptioner:
             reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
             if isinstance(reply, Exception):
                 raise reply
-            text = f"{options.prompt} {reply}".strip()
-            captions.append(Caption(text, 0.5, self.model_version, options, 0.01))
+            captions.append(self._captions(reply, options))
         return captions
+
+    def _captions(self, reply: str | Sequence[str], options: DecodeOptions) -> Caption:
+        """A reply that is several texts is one with alternatives; the first word of a text is one
+        that it was unsure of."""
+        replies = [reply] if isinstance(reply, str) else reply[: options.alternatives]
+        first, *others = [
+            self._caption(f"{options.prompt} {text}".strip(), 0.5 / number, options)
+            for number, text in enumerate(replies, start=1)
+        ]
+        return dataclasses.replace(first, others=tuple(others))
+
+    def _caption(self, text: str, probability: float, options: DecodeOptions) -> Caption:
+        given = len(options.prompt.split())
+        words = tuple(
+            Word(word, None if i < given else 0.05 if i == given else 0.8)
+            for i, word in enumerate(text.split())
+        )
+        return Caption(text, probability, self.model_version, options, 0.01, words)
+
+    def look(self, image: Image.Image, text: str) -> Looks:
+        """At four fields, at each word at another one most of all."""
+        self.looked.append(text)
+        fields = [[0.7 if field == i % 4 else 0.1 for field in range(4)] for i in range(100)]
+        return Looks(2, 2, tuple(map(tuple, fields[: len(text.split())])))
 
 
 @pytest.fixture(autouse=True)

@@ -62,17 +62,19 @@ class Checkpoint:
             decoding = self.backend.begin(self.backend.encode(self.pixels))
             return search(decoding, prefix, PICTURES, config)
 
-    def log_p(self, prefix: list[int], captions: list[tuple[int, ...]]) -> list[float]:
-        """Of each caption, by one pass of the stock model over all of it."""
-        sums = []
+    def log_p(self, prefix: list[int], captions: list[tuple[int, ...]]) -> list[list[float]]:
+        """Of the tokens of each caption, by one pass of the stock model over all of it."""
+        found = []
         with torch.inference_mode():
             states = self.model.vision_model(self.pixels)[0]
+            several = len(captions) // len(states)  # of each picture, one after the other
+            states = states.repeat_interleave(several, 0)
             for state, caption in zip(states, captions, strict=True):
                 tokens = torch.tensor([[*prefix, *caption]])
                 logits = self.model.text_decoder(tokens, encoder_hidden_states=state[None]).logits
                 log_p = logits[0, len(prefix) - 1 : -1].log_softmax(-1)
-                sums.append(float(log_p.gather(-1, torch.tensor(caption)[:, None]).sum()))
-        return sums
+                found.append(log_p.gather(-1, torch.tensor(caption)[:, None])[:, 0].tolist())
+        return found
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +105,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "few words": {"num_beams": 5, "allowed": 4},
     "no beginning with": {"num_beams": 3, "begin_suppress_tokens": [6, 7, 8, 9, 10]},
     "bad words": {"num_beams": 3, "bad_words_ids": [[5], [6, 7], [20], [21, 22, 23]]},
+    "the best five": {"num_beams": 6, "num_return_sequences": 5},
+    "not shorter": {"num_beams": 3, "min_new_tokens": 9},
+    "greedy, not shorter": {"min_new_tokens": 9},
     "bias": {"num_beams": 2, "sequence_bias": [[[9], 2.0], [[12, 13], -3.0]]},
 }
 
@@ -132,7 +137,8 @@ def compare(checkpoint: Checkpoint, options: dict[str, Any], prompt: list[int]) 
     ours = checkpoint.ours(prefix, config)
     assert [list(one.tokens) for one in ours] == checkpoint.stock(prefix, config)
     expected = checkpoint.log_p(prefix, [one.tokens for one in ours])
-    assert [one.log_probability for one in ours] == pytest.approx(expected, rel=1e-3, abs=1e-3)
+    for one, log_p in zip(ours, expected, strict=True):
+        assert one.log_probabilities == pytest.approx(log_p, rel=1e-3, abs=1e-3)
 
 
 def test_captions_of_one_batch_end_at_different_lengths(tiny: Checkpoint) -> None:

@@ -12,7 +12,7 @@ import re
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import exp
 from pathlib import Path
 from typing import Any
@@ -27,13 +27,24 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from captionapp.captioning.captioner import Caption, DecodeOptions
+from captionapp.captioning.alternatives import BEAMS, distinct
+from captionapp.captioning.captioner import Caption, DecodeOptions, Looks, Word
 from captionapp.captioning.engine import check, precision
 from captionapp.captioning.engine.decode import Decoded, search
+from captionapp.captioning.engine.look import looks
 from captionapp.captioning.engine.torch_backend import TorchBackend
+from captionapp.captioning.words import spans, words_of
 from captionapp.errors import CaptionFailed, InvalidOptions, ModelUnavailable
 
 logger = logging.getLogger(__name__)
+
+#: A short caption: longer ones count less in a search wide enough to hold some that are short.
+#: A limit would cut sentences off, and making [SEP] likelier ends them behind "in a".
+_SHORT_BEAMS, _SHORT_PENALTY = 8, -1.0
+#: Words that its alternatives may have more.
+_SHORT_ROOM = 2
+#: Tokens that a caption of some length has at least.
+_AT_LEAST = {"short": 4, "medium": 12}
 
 
 @dataclass(frozen=True)
@@ -106,13 +117,43 @@ class BlipCaptioner:
             decoded = search(decoding, prefix, len(images), config)
             texts = self._texts([[*prefix, *one.tokens] for one in decoded])
             own_words = self._texts([list(one.tokens) for one in decoded])
+            words = [
+                self._words(text, prefix, one) for text, one in zip(texts, decoded, strict=True)
+            ]
         seconds = time.perf_counter() - started
-        if not all(own_words):
-            raise CaptionFailed("The model found no words for this picture.")
-        return [
-            Caption(text, _probability(one), self.model_version, options, seconds)
-            for text, one in zip(texts, decoded, strict=True)
+        made = [
+            Caption(text, _probability(one), self.model_version, options, seconds, known)
+            for text, one, known in zip(texts, decoded, words, strict=True)
         ]
+        each = len(made) // len(images)  # hypotheses of a picture, one after the other
+        return [
+            _chosen(made[i : i + each], own_words[i : i + each], options)
+            for i in range(0, len(made), each)
+        ]
+
+    def look(self, image: Image.Image, text: str) -> Looks:
+        """Where in the RGB picture the model looks when it writes this caption, by one pass.
+
+        Raises:
+            CaptionFailed: if they are not words of this model.
+        """
+        pixels = _pixels(self.processor, [image])
+        with self._lock, torch.inference_mode():
+            tokens = self._tokens(text)
+            pieces = self.processor.tokenizer.convert_ids_to_tokens(tokens)
+            found = spans(text.lower(), pieces)
+            if not found or len(tokens) > self._text_config.max_position_embeddings:
+                raise CaptionFailed("The model in use now would not write these words.")
+            given = [self._text_config.bos_token_id, *tokens[:-1]]
+            return looks(self._backend, pixels, given, found)
+
+    def _words(self, text: str, prefix: list[int], decoded: Decoded) -> tuple[Word, ...]:
+        tokenizer = self.processor.tokenizer
+        tokens = [*prefix[1:], *decoded.tokens]
+        log_p = [*[None] * len(prefix[1:]), *decoded.log_probabilities]
+        kept = [i for i, token in enumerate(tokens) if token not in tokenizer.all_special_ids]
+        pieces = tokenizer.convert_ids_to_tokens([tokens[i] for i in kept])
+        return words_of(text, pieces, [log_p[i] for i in kept])
 
     def _texts(self, sequences: list[list[int]]) -> list[str]:
         return [_tidy(x) for x in self.processor.batch_decode(sequences, skip_special_tokens=True)]
@@ -139,11 +180,13 @@ class BlipCaptioner:
         if room < 1:
             raise InvalidOptions("prompt", "The beginning is too long for this model.")
         config: GenerationConfig = copy.deepcopy(self._own_config)
+        several = options.alternatives > 1
+        beams = max(options.num_beams, BEAMS) if several else options.num_beams
         config.update(
             do_sample=False,
-            num_beams=options.num_beams,
+            num_beams=beams,
             num_beam_groups=None,
-            num_return_sequences=1,
+            num_return_sequences=beams if several else 1,
             return_dict_in_generate=False,
             min_length=None,
             min_new_tokens=None,
@@ -152,17 +195,22 @@ class BlipCaptioner:
             length_penalty=options.length_penalty,
             repetition_penalty=options.repetition_penalty,
             no_repeat_ngram_size=options.no_repeat_ngram_size,
-            early_stopping=options.num_beams > 1,
+            early_stopping=beams > 1,
             bad_words_ids=[*(config.bad_words_ids or []), *self._bad_words(options)] or None,
             bos_token_id=text.bos_token_id,
             eos_token_id=text.sep_token_id,
             pad_token_id=text.pad_token_id,
         )
+        if options.length == "short":
+            shorter = max(_SHORT_BEAMS, config.num_beams)
+            config.update(num_beams=shorter, length_penalty=_SHORT_PENALTY, early_stopping=True)
+        if options.length:
+            config.update(min_new_tokens=min(_AT_LEAST[options.length], config.max_new_tokens))
         return config
 
     def _bad_words(self, options: DecodeOptions) -> list[list[int]]:
         unknown = self.processor.tokenizer.unk_token_id
-        words = [self._tokens(word) for word in options.bad_words]
+        words = [self._tokens(word) for word in options.forbidden]
         return [tokens for tokens in words if tokens and unknown not in tokens]
 
 
@@ -254,6 +302,22 @@ def _pixels(processor: Any, images: Sequence[Image.Image]) -> torch.Tensor:
 def _probability(decoded: Decoded) -> float:
     """exp(mean log p) of the caption's own tokens, [SEP] included, the prefix not."""
     return exp(decoded.log_probability / len(decoded.tokens))
+
+
+def _chosen(hypotheses: list[Caption], own_words: list[str], options: DecodeOptions) -> Caption:
+    """The best caption of a picture, with the others that were asked for, as far as there are any.
+
+    Raises:
+        CaptionFailed: if the model had no word for it.
+    """
+    with_words = [one for one, own in zip(hypotheses, own_words, strict=True) if own]
+    if not with_words:
+        raise CaptionFailed("The model found no words for this picture.")
+    if options.length == "short":
+        longest = len(with_words[0].text.split()) + _SHORT_ROOM
+        with_words = [one for one in with_words if len(one.text.split()) <= longest]
+    first, *others = distinct(with_words, options.alternatives)
+    return replace(first, others=tuple(others))
 
 
 def _must_caption(config: Any, model_version: str) -> None:

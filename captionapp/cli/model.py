@@ -9,7 +9,13 @@ from typing import Any
 
 import click
 
-from captionapp.captioning.captioner import MAX_BEAMS, MAX_NEW_TOKENS, Caption
+from captionapp.captioning.captioner import (
+    LENGTHS,
+    MAX_ALTERNATIVES,
+    MAX_BEAMS,
+    MAX_NEW_TOKENS,
+    Caption,
+)
 from captionapp.cli import files as picture_files
 from captionapp.cli.base import Commands, table
 from captionapp.cli.checkpoint import facts
@@ -91,6 +97,16 @@ def _shown(value: Any) -> str:
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @click.option("--prompt", default="", help="The beginning of every caption.")
+@click.option(
+    "--alternatives",
+    type=click.IntRange(1, MAX_ALTERNATIVES),
+    default=1,
+    help="So many different texts of each picture, a line each.",
+)
+@click.option(
+    "--avoid", multiple=True, metavar="WORD", help="A word that is not written; several times."
+)
+@click.option("--length", type=click.Choice(LENGTHS[1:]), help="A short or a longer sentence.")
 @click.option("--beams", type=click.IntRange(1, MAX_BEAMS), help="Beams of the search.")
 @click.option(
     "--max-new-tokens", type=click.IntRange(1, MAX_NEW_TOKENS), help="Longest caption, in tokens."
@@ -100,19 +116,22 @@ def caption(
     paths: tuple[Path, ...],
     as_json: bool,
     prompt: str,
+    alternatives: int,
+    avoid: tuple[str, ...],
+    length: str | None,
     beams: int | None,
     max_new_tokens: int | None,
     batch_size: int | None,
 ) -> None:
     """Describe pictures, and the pictures in folders and their subfolders.
 
-    Captions go to standard output, one line a picture. What cannot be described is said on standard
+    Captions go to standard output, one line a text. What cannot be described is said on standard
     error, and the exit status is 1, after everything else has been done.
     """
     from tqdm import tqdm  # type: ignore[import-untyped]
 
     flow = workflow()
-    chosen: dict[str, Any] = {}
+    chosen: dict[str, Any] = {"alternatives": alternatives, "avoid": avoid, "length": length or ""}
     if beams is not None:
         chosen["num_beams"] = beams
     if max_new_tokens is not None:
@@ -139,14 +158,18 @@ def caption(
 
 def _line(file: Path, made: Caption, as_json: bool) -> str:
     if not as_json:
-        return f"{file}: {made.text}"
-    line = {
+        return "\n".join(f"{file}: {one.text}" for one in (made, *made.others))
+    line: dict[str, Any] = {
         "file": str(file),
         "caption": made.text,
         "probability": made.probability,
         "model_version": made.model_version,
         "seconds": made.seconds,
     }
+    if made.options.alternatives > 1:
+        line["alternatives"] = [
+            {"caption": one.text, "probability": one.probability} for one in made.others
+        ]
     return json.dumps(line, ensure_ascii=False)
 
 

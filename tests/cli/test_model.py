@@ -59,6 +59,27 @@ def test_caption_hands_its_options_on(run: Any, pictures: Path, captioner: FakeC
     assert (used.prompt, used.num_beams, used.max_new_tokens) == ("I see", 2, 9)
 
 
+def test_alternatives_are_a_line_each(run: Any, pictures: Path, captioner: FakeCaptioner) -> None:
+    captioner.replies = [["a red ball", "a round thing", "a fruit", "never asked for"]]
+    options = ("--alternatives", "3", "--avoid", "man", "--avoid", "dog", "--length", "short")
+    result = run("caption", pictures / "a.png", *options)
+    file = pictures / "a.png"
+    assert result.stdout == f"{file}: a red ball\n{file}: a round thing\n{file}: a fruit\n"
+    ((_, used),) = captioner.calls
+    assert (used.alternatives, used.avoid, used.length) == (3, ("dog", "man"), "short")
+    line = json.loads(run("caption", pictures / "a.png", "--json", *options).stdout)
+    assert line["alternatives"] == [
+        {"caption": "a round thing", "probability": 0.25},
+        {"caption": "a fruit", "probability": pytest.approx(1 / 6)},
+    ]
+
+
+def test_what_cannot_be_avoided_is_said(run: Any, pictures: Path) -> None:
+    result = run("caption", pictures / "a.png", "--avoid", "x" * 50)
+    assert result.exit_code == 1
+    assert "at most 40 characters" in result.stderr
+
+
 def test_caption_as_json_lines(run: Any, pictures: Path) -> None:
     result = run("caption", pictures / "a.png", pictures / "b.BMP", "--json")
     first, second = map(json.loads, result.stdout.splitlines())

@@ -18,6 +18,7 @@ from transformers import (
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
+    MinNewTokensLengthLogitsProcessor,
     NoBadWordsLogitsProcessor,
     NoRepeatNGramLogitsProcessor,
     RepetitionPenaltyLogitsProcessor,
@@ -45,20 +46,26 @@ class Decoding(Protocol):
 class Decoded:
     """The tokens of a caption, without the prefix, with [SEP] if it came to an end.
 
-    ``log_probability`` is the sum of the tokens' under the plain model.
+    ``log_probabilities`` are the tokens' under the plain model.
     """
 
     tokens: tuple[int, ...]
-    log_probability: float
+    log_probabilities: tuple[float, ...]
+
+    @property
+    def log_probability(self) -> float:
+        """Of the whole caption."""
+        return sum(self.log_probabilities)
 
 
 def search(
     decoding: Decoding, prefix: Sequence[int], pictures: int, config: GenerationConfig
 ) -> list[Decoded]:
-    """One caption for each picture that ``decoding`` was begun with, in order.
+    """``num_return_sequences`` captions, the best first, for each picture that ``decoding`` was
+    begun with, in order.
 
-    ``config`` is read as ``generate()`` reads it: ``num_beams``, ``max_new_tokens``,
-    ``length_penalty``, ``early_stopping``, and what ``_processors`` lists.
+    ``config`` is read as ``generate()`` reads it: ``num_beams``, ``num_return_sequences``,
+    ``max_new_tokens``, ``length_penalty``, ``early_stopping``, and what ``_processors`` lists.
     """
     processors = _processors(config, len(prefix))
     given = torch.tensor(prefix).expand(pictures, -1)
@@ -78,6 +85,9 @@ def _processors(config: GenerationConfig, prefix_length: int) -> LogitsProcessor
         found.append(NoRepeatNGramLogitsProcessor(config.no_repeat_ngram_size))
     if config.bad_words_ids:
         found.append(NoBadWordsLogitsProcessor(config.bad_words_ids, config.eos_token_id))
+    if config.min_new_tokens:
+        end = config.eos_token_id
+        found.append(MinNewTokensLengthLogitsProcessor(prefix_length, config.min_new_tokens, end))
     if config.suppress_tokens:
         found.append(_Suppressed(config.suppress_tokens))
     if config.begin_suppress_tokens:
@@ -104,25 +114,25 @@ def _greedy(
     prefix_length = rows.shape[1]
     numbers = torch.arange(len(rows))
     found: dict[int, Decoded] = {}
-    total = torch.zeros(len(rows))
+    log_p = torch.zeros(len(rows), 0)
     logits = decoding.step(rows)
     while True:
         chosen = processors(rows, logits).argmax(-1, keepdim=True)
-        total = total + _log_p(logits, chosen)[:, 0]
+        log_p = torch.cat([log_p, _log_p(logits, chosen)], 1)
         rows = torch.cat([rows, chosen], 1)
         done = chosen[:, 0] == config.eos_token_id
         if rows.shape[1] - prefix_length == config.max_new_tokens:
             done[:] = True
         for i in done.nonzero()[:, 0].tolist():
             found[int(numbers[i])] = Decoded(
-                tuple(rows[i, prefix_length:].tolist()), float(total[i])
+                tuple(rows[i, prefix_length:].tolist()), tuple(log_p[i].tolist())
             )
         if done.all():
             return [found[number] for number in sorted(found)]
         if done.any():
             left = (~done).nonzero()[:, 0]
             decoding.select(left, left)
-            rows, total, numbers = rows[left], total[left], numbers[left]
+            rows, log_p, numbers = rows[left], log_p[left], numbers[left]
         logits = decoding.step(rows[:, -1:])
 
 
@@ -134,7 +144,7 @@ def _log_p(logits: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
 @dataclass
 class _Beams:
     """Hypotheses (pictures, beams): their tokens with the prefix, the score they are ranked by,
-    and the plain model's log p."""
+    and the plain model's log p of each token."""
 
     rows: torch.Tensor
     scores: torch.Tensor
@@ -142,8 +152,12 @@ class _Beams:
 
     def pick(self, which: torch.Tensor) -> _Beams:
         """Of each picture those of these indices (pictures, k)."""
-        rows = self.rows.gather(1, which[..., None].expand(-1, -1, self.rows.shape[-1]))
-        return _Beams(rows, self.scores.gather(1, which), self.log_p.gather(1, which))
+        all_of_it = which[..., None].expand(-1, -1, self.rows.shape[-1])
+        return _Beams(
+            self.rows.gather(1, all_of_it),
+            self.scores.gather(1, which),
+            self.log_p.gather(1, all_of_it),
+        )
 
     def of(self, pictures: torch.Tensor) -> _Beams:
         return _Beams(self.rows[pictures], self.scores[pictures], self.log_p[pictures])
@@ -159,11 +173,11 @@ def _beams(
     rows[:, :, :prefix_length] = given[:, None]
     scores = torch.zeros(pictures, beams)
     scores[:, 1:] = _OUT  # at first all beams are the same: only the first one counts
-    running = _Beams(rows, scores, torch.zeros(pictures, beams))
+    running = _Beams(rows, scores, torch.zeros(rows.shape))
     finished = _Beams(rows.clone(), torch.full((pictures, beams), _OUT), running.log_p)
     is_finished = torch.zeros(pictures, beams, dtype=torch.bool)
     numbers = torch.arange(pictures)
-    found: dict[int, Decoded] = {}
+    found: dict[int, list[Decoded]] = {}
 
     logits = decoding.step(given).repeat_interleave(beams, 0)
     decoding.select(numbers.repeat_interleave(beams), numbers)
@@ -183,7 +197,10 @@ def _beams(
         if now + 1 == length:
             done[:] = True
         for i in done.nonzero()[:, 0].tolist():
-            found[int(numbers[i])] = _best(finished, i, prefix_length, config.eos_token_id)
+            found[int(numbers[i])] = [
+                _hypothesis(finished, i, beam, prefix_length, config.eos_token_id)
+                for beam in range(config.num_return_sequences or 1)
+            ]
         if done.all():
             break
         left = (~done).nonzero()[:, 0]
@@ -192,7 +209,7 @@ def _beams(
         sources = (left[:, None] * beams + origin.gather(1, kept)[left]).flatten()
         decoding.select(sources, left)
         logits = decoding.step(running.rows[:, :, now].reshape(-1, 1))
-    return [found[number] for number in sorted(found)]
+    return [one for number in sorted(found) for one in found[number]]
 
 
 def _candidates(
@@ -210,7 +227,7 @@ def _candidates(
     found = running.pick(origin)
     found.rows[:, :, now] = which % vocabulary
     found.scores = best
-    found.log_p += plain.view(pictures, -1).gather(1, which)
+    found.log_p[:, :, now] = plain.view(pictures, -1).gather(1, which)
     return found, origin
 
 
@@ -253,8 +270,9 @@ def _done(
     return hopeless
 
 
-def _best(finished: _Beams, picture: int, prefix_length: int, end: int) -> Decoded:
-    tokens = finished.rows[picture, 0, prefix_length:].tolist()
+def _hypothesis(finished: _Beams, picture: int, beam: int, prefix_length: int, end: int) -> Decoded:
+    tokens = finished.rows[picture, beam, prefix_length:].tolist()
     if end in tokens:  # what is behind it is padding
         tokens = tokens[: tokens.index(end) + 1]
-    return Decoded(tuple(tokens), float(finished.log_p[picture, 0]))
+    log_p = finished.log_p[picture, beam, prefix_length:][: len(tokens)]
+    return Decoded(tuple(tokens), tuple(log_p.tolist()))

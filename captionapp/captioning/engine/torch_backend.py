@@ -65,6 +65,16 @@ class TorchDecoding:
         self._cache.length += tokens.shape[1]
         return self._backend.head(x[:, -1])
 
+    def look(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Append tokens (rows, t) as ``step`` does; how the attention of each is spread over the
+        picture's states instead, (rows, t, s), the mean of all layers and heads."""
+        weights: list[torch.Tensor] = []
+        x = self._backend.embeddings(tokens, self._cache.length)
+        for i, layer in enumerate(self._backend.layers):
+            x = layer(x, i, self._cache, self._cross[i], weights)
+        self._cache.length += tokens.shape[1]
+        return torch.stack(weights).mean((0, 2))
+
     def select(self, rows: torch.Tensor, pictures: torch.Tensor) -> None:
         """See ``decode.Decoding``."""
         self._cache.select(rows)
@@ -202,6 +212,11 @@ class _Vision:
         self._layers = [_VisionLayer(layer, form) for layer in model.encoder.layers]
         self._norm = _Norm(model.post_layernorm, dtype)
 
+    @property
+    def patch_size(self) -> int:
+        """Pixels of a patch, in both directions."""
+        return int(self._patch.shape[-1])
+
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
         size = self._patch.shape[-1]
         patches = nn.functional.conv2d(
@@ -277,15 +292,26 @@ class _TextLayer:
         return k.contiguous(), v.contiguous()
 
     def __call__(
-        self, x: torch.Tensor, number: int, cache: _Cache, cross: tuple[torch.Tensor, torch.Tensor]
+        self,
+        x: torch.Tensor,
+        number: int,
+        cache: _Cache,
+        cross: tuple[torch.Tensor, torch.Tensor],
+        weights: list[torch.Tensor] | None = None,
     ) -> torch.Tensor:
+        """``weights``, if given, gets those of the attention to the picture, (r, h, t, s)."""
         # So few numbers are attended to faster in float32.
         q, k, v = _heads(self._qkv(x).float(), 3, self._heads)
         keys, values = cache.add(number, k, v)
         # More than one token comes at the beginning only, when nothing is before them.
         context = scaled_dot_product_attention(q, keys, values, is_causal=x.shape[1] > 1)
         x = self._norm1(x + self._out(_merged(context).to(x.dtype)))
-        context = self._to_picture(self._cross_q(x), *cross)
+        queries = self._cross_q(x)
+        context = self._to_picture(queries, *cross)
+        if weights is not None:
+            (q,) = _heads(queries.float(), 1, self._heads)
+            scores = q @ cross[0].float().transpose(-1, -2) * q.shape[-1] ** -0.5
+            weights.append(scores.softmax(-1))
         x = self._norm2(x + self._cross_out(context))
         return self._norm3(x + self._fc2(self._fc1(x)))
 
