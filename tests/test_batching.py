@@ -123,6 +123,46 @@ def test_what_waits_with_equal_options_is_one_batch(
     assert depths[-1] == 0
 
 
+def test_a_call_waits_its_turn_and_is_made_alone(
+    make_queue: Callable[..., CaptionQueue],
+) -> None:
+    captioner = FakeCaptioner()
+    service = Service(captioner)
+    service.gate.clear()
+    queue = make_queue(service, size=5)
+    submit(queue)  # goes to the gate at once, alone
+    while queue.depth:
+        threading.Event().wait(0.01)
+    order: list[str] = []
+    before, after = submit(queue), None
+    with queue.reserve(2) as reservation:
+        calls = [
+            reservation.call(lambda: draw(size=(5, 6)), lambda by, image: (by, image.size))
+            for _ in range(2)
+        ]
+    after = submit(queue)
+    for name, future in (("before", before), ("first", calls[0]), ("second", calls[1])):
+        future.add_done_callback(lambda _, name=name: order.append(name))
+    service.gate.set()
+    assert after.result(10).text == "a red ball"
+    assert [call.result(10) for call in calls] == [(captioner, (5, 6))] * 2
+    assert order == ["before", "first", "second"]
+    assert captioner.calls == [(1, PLAIN), (2, PLAIN)]  # captions are gathered around the calls
+
+
+def test_a_call_that_fails_fails_alone(make_queue: Callable[..., CaptionQueue]) -> None:
+    queue = make_queue(Service(FakeCaptioner()), size=1)
+
+    def fail(captioner: Any, image: Any) -> None:
+        raise CaptionFailed("not these words")
+
+    with queue.reserve(1) as reservation:
+        failed = reservation.call(draw, fail)
+    with pytest.raises(CaptionFailed, match="not these words"):
+        failed.result(10)
+    assert submit(queue).result(10).text == "a red ball"
+
+
 def test_one_bad_picture_fails_alone(make_queue: Callable[..., CaptionQueue]) -> None:
     service = Service(FussyCaptioner())
     service.gate.clear()

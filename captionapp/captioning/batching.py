@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Any, TypeVar
 
 from PIL import Image
 
-from captionapp.captioning.captioner import Caption, DecodeOptions
+from captionapp.captioning.captioner import Caption, Captioner, DecodeOptions
 from captionapp.captioning.service import ModelService
 from captionapp.errors import ModelUnavailable, QueueFull
 
@@ -20,12 +21,17 @@ logger = logging.getLogger(__name__)
 
 QUEUE_RETRY_SECONDS = 5.0
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class _Request:
+    """A caption with these options, or, without options, what ``call`` makes of the picture."""
+
     load: Callable[[], Image.Image]
-    options: DecodeOptions
-    future: Future[Caption]
+    options: DecodeOptions | None
+    future: Future[Any]
+    call: Callable[[Captioner, Image.Image], Any] | None = None
 
 
 class CaptionQueue:
@@ -92,16 +98,15 @@ class CaptionQueue:
         for request in left:
             request.future.cancel()
 
-    def _submit(self, load: Callable[[], Image.Image], options: DecodeOptions) -> Future[Caption]:
-        future: Future[Caption] = Future()
+    def _submit(self, request: _Request) -> Future[Any]:
         with self._changed:
-            self._waiting.append(_Request(load, options, future))
+            self._waiting.append(request)
             self._on_depth(len(self._waiting))
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="captions", daemon=True)
                 self._thread.start()
             self._changed.notify_all()
-        return future
+        return request.future
 
     def _give_back(self, places: int) -> None:
         with self._changed:
@@ -120,17 +125,19 @@ class CaptionQueue:
                 self._give_back(len(batch))
 
     def _next_batch(self) -> list[_Request]:
-        """The oldest request and others of its options; empty when all is done at closing."""
+        """The oldest request and others of its options; a call is alone. Empty when all is done at
+        closing."""
         with self._changed:
             while not self._waiting:
                 if self._closing and self._taken == 0:
                     return []
                 self._changed.wait()
-            options = self._waiting[0].options
+            first = self._waiting[0]
+            size = 1 if first.call else self._batch_size
             batch: list[_Request] = []
             rest: deque[_Request] = deque()
             for request in self._waiting:
-                same = request.options == options and len(batch) < self._batch_size
+                same = request.options == first.options and len(batch) < size
                 (batch if same else rest).append(request)
             self._waiting = rest
             self._on_depth(len(rest))
@@ -151,8 +158,15 @@ class CaptionQueue:
 
     def _answer(self, requests: list[_Request], images: list[Image.Image]) -> None:
         """Caption the pictures; if that fails for several, one by one, so that one fails alone."""
+        first = requests[0]
         try:
-            captions = self._service.captioner().caption(images, requests[0].options)
+            captioner = self._service.captioner()
+            answers: Sequence[Any]
+            if first.call:
+                answers = [first.call(captioner, images[0])]
+            else:
+                assert first.options
+                answers = captioner.caption(images, first.options)
         except ModelUnavailable as error:
             _fail(requests, error)
         except Exception as error:
@@ -163,8 +177,8 @@ class CaptionQueue:
             for request, image in zip(requests, images, strict=True):
                 self._answer([request], [image])
         else:
-            for request, caption in zip(requests, captions, strict=True):
-                request.future.set_result(caption)
+            for request, answer in zip(requests, answers, strict=True):
+                request.future.set_result(answer)
 
 
 class Reservation:
@@ -179,10 +193,20 @@ class Reservation:
 
         The future holds the caption, or what went wrong; never an error as a caption.
         """
+        return self._use(_Request(load, options, Future()))
+
+    def call(
+        self, load: Callable[[], Image.Image], call: Callable[[Captioner, Image.Image], T]
+    ) -> Future[T]:
+        """Use one place for something else than a caption, in turn with the captions: the future
+        holds what ``call`` makes of the picture."""
+        return self._use(_Request(load, None, Future(), call))
+
+    def _use(self, request: _Request) -> Future[Any]:
         if self._places == 0:
             raise ValueError("more requests than places were reserved")
         self._places -= 1
-        return self._queue._submit(load, options)
+        return self._queue._submit(request)
 
     def __enter__(self) -> Reservation:
         return self
