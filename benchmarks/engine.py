@@ -34,12 +34,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from captionapp.captioning.engine import check, precision  # noqa: E402
 from captionapp.captioning.engine.decode import search  # noqa: E402
-from captionapp.captioning.engine.torch_backend import TorchBackend, _linear  # noqa: E402
+from captionapp.captioning.engine.linear import activations, available, linear  # noqa: E402
+from captionapp.captioning.engine.probe import processor  # noqa: E402
+from captionapp.captioning.engine.torch_backend import TorchBackend  # noqa: E402
 from captionapp.settings import ROOT  # noqa: E402
 
 LARGE = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24}
-FORMATS = ("fp32", "bf16", "mixed", "int8")
-BYTES = {torch.float32: 4, torch.bfloat16: 2, torch.int8: 1}
+FORMATS = ("fp32", *precision.NAMES)
+BYTES = {torch.float32: 4, torch.bfloat16: 2, torch.float16: 2, torch.int8: 1}
 
 
 def main() -> None:
@@ -50,8 +52,8 @@ def main() -> None:
     model = make_model(arguments)
     arguments.clock = time.process_time if arguments.cpu_time else time.perf_counter
     machine = Machine(arguments.clock)
-    print(f"{precision.processor()}, {arguments.threads} threads, torch {torch.__version__}")
-    rates = ", ".join(f"{name} {rate / 1e9:.0f}" for name, rate in machine.rates.items())
+    print(f"{processor()}, {arguments.threads} threads, torch {torch.__version__}")
+    rates = ", ".join(f"{kind} {rate / 1e9:.0f}" for kind, rate in machine.rates.items())
     print(f"matrix multiply, 10^9 operations/s: {rates}; memory {machine.bandwidth / 1e9:.1f} GB/s")
     plain = {"plain fp32": model, "plain bf16": copy.deepcopy(model).bfloat16()}
     engines = {}
@@ -154,14 +156,13 @@ class Machine:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        types = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}
-        self.rates = {name: self._rate(kind) for name, kind in types.items()}
+        self.rates = {kind: self._rate(kind) for kind in available()}
         block = torch.zeros(64_000_000)  # larger than any cache
         self.bandwidth = 4 * len(block) / self._best(lambda: block.sum())
 
     def _rate(self, weights: torch.dtype) -> float:
-        layer = _linear(torch.nn.Linear(2048, 2048), weights=weights, many=True)
-        x = torch.randn(1024, 2048).to(precision.activations(weights))
+        layer = linear(torch.nn.Linear(2048, 2048), weights=weights, many=True)
+        x = torch.randn(1024, 2048).to(activations(weights))
         return 2 * 1024 * 2048 * 2048 / self._best(lambda: layer(x))
 
     def _best(self, run: Callable[[], Any]) -> float:
@@ -198,9 +199,8 @@ def lower_bound(
     weights = 12 * vision.hidden_size**2 * vision.num_hidden_layers  # with 4 x width in the MLP
     weights += 2 * text.num_hidden_layers * vision.hidden_size * text.hidden_size
     attention = 4 * patches**2 * vision.hidden_size * vision.num_hidden_layers
-    names = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.int8: "int8"}
-    products = 2 * weights * patches / machine.rates[names[form.vision]]
-    products += attention / machine.rates[names[form.attention]]
+    products = 2 * weights * patches / machine.rates[form.vision]
+    products += attention / machine.rates[form.attention]
     width = text.hidden_size
     layer = 6 * width**2 + 2 * width * text.intermediate_size
     read = layer * text.num_hidden_layers * BYTES[form.text]

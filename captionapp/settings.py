@@ -116,7 +116,7 @@ class Settings(BaseModel):
         int, Field(ge=0, le=1024, description="Threads of a worker's model; 0: cores / workers.")
     ] = 0
     precision: Annotated[
-        Literal["auto", "fp32", "bf16", "mixed", "int8"],
+        Literal["auto", "fp32", "fp16", "bf16", "mixed", "int8"],
         Field(
             description="Number format of the model; auto: the fastest on this processor in which "
             "it says what it says in fp32."

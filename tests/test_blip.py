@@ -394,14 +394,14 @@ def test_loading_and_captioning_ask_no_network(
     BlipCaptioner.load(checkpoint, "offline").caption(PICTURES[:1], DecodeOptions())
 
 
-def test_bf16_serves_after_a_check_that_is_made_once(
+def test_fp16_serves_after_a_check_that_is_made_once(
     wordy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = EngineOptions(precision="bf16", folder=tmp_path / "engine")
+    options = EngineOptions(precision="fp16", folder=tmp_path / "engine")
     first = BlipCaptioner.load(wordy, "tiny-1", options)
     monkeypatch.setattr(check, "compare", lambda *_: pytest.fail("the check was made again"))
     second = BlipCaptioner.load(wordy, "tiny-1", options)
-    assert first.engine == second.engine == "torch bf16"
+    assert first.engine == second.engine == "torch fp16"
     one, other = (x.caption(PICTURES[:1], DecodeOptions())[0] for x in (first, second))
     assert (one.text, one.probability) == (other.text, other.probability)
 

@@ -48,8 +48,8 @@ def test_it_says_the_same_in_the_number_format_that_is_fastest_here(shipped: Bli
     assert [one.text for one in said[0]] == [one.text for one in said[1]]
     for one, other in zip(*said, strict=True):
         assert one.probability == pytest.approx(other.probability, rel=0.05)
-    # On a processor that computes bf16, this checkpoint passes the check at least there.
-    assert (fast.engine == "torch fp32") == ("bf16" not in precision.fastest())
+    # In sixteen bits this checkpoint passes the check, wherever they are faster.
+    assert (fast.engine == "torch fp32") == (precision.fastest() == ["fp32"])
 
 
 def test_golden_captions(shipped: BlipCaptioner) -> None:

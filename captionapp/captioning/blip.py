@@ -51,10 +51,10 @@ _AT_LEAST = {"short": 4, "medium": 12}
 class EngineOptions:
     """How a checkpoint is computed.
 
-    ``threads`` is what torch may use in this process; 0 leaves its own choice. ``precision`` is
-    ``fp32``, ``bf16``, ``mixed``, ``int8`` (see ``engine.precision``), or ``auto``: what the
-    processor is fastest at. Anything but fp32 serves only after a self-check, whose verdict is kept
-    in ``folder``; without a folder it is made at every load.
+    ``threads`` is what torch may use in this process; 0 leaves its own choice. ``precision`` is one
+    of ``engine.precision``, or ``auto``: what the processor is fastest at. Anything but fp32 serves
+    only after a self-check, whose verdict is kept in ``folder``, as is what was measured of the
+    processor; without a folder both are made anew.
     """
 
     threads: int = 0
@@ -269,19 +269,23 @@ def _format(
     model: Any, processor: Any, folder: Path, model_version: str, options: EngineOptions
 ) -> precision.Format:
     """The first of the formats that are wanted in which the model says what it says in fp32."""
-    wanted = precision.fastest() if options.precision == "auto" else [options.precision]
-    for name in wanted:
-        if name == "fp32":
+    wanted = [options.precision]
+    if options.precision == "auto":
+        wanted = precision.fastest(options.folder)
+    for form in (precision.named(name, options.folder) for name in wanted):
+        if form == precision.FP32:
             break
-        form = precision.named(name)
+        if not precision.is_there(form):
+            logger.warning("this build of torch does not compute in %s", form.name)
+            continue
         verdict = check.verdict(
             options.folder,
-            check.key(folder, model_version, f"torch {name}"),
+            check.key(folder, model_version, f"torch {form}"),
             lambda form=form: _compared(model, processor, form),  # type: ignore[misc]
         )
         if verdict.passed:
             return form
-        logger.warning("%s is not computed in %s: %s", model_version, name, verdict)
+        logger.warning("%s is not computed in %s: %s", model_version, form.name, verdict)
     return precision.FP32
 
 

@@ -22,7 +22,7 @@ from PIL import Image, ImageDraw
 
 from captionapp import atomic
 from captionapp.captioning.engine.decode import Decoding
-from captionapp.captioning.engine.precision import processor
+from captionapp.captioning.engine.probe import processor
 
 #: Of the places where the reference prefers its token by at least ``CLEAR`` nats, so many have to
 #: get the same token; nearer ones are ties that any rounding decides.
@@ -34,7 +34,7 @@ MAX_DIFFERENCE = 0.25
 #: Tokens of a reference caption at most.
 TOKENS = 16
 #: Raised when the engine's arithmetic changes, so that verdicts on the old one are not believed.
-REVISION = 2
+REVISION = 3
 
 logger = logging.getLogger(__name__)
 

@@ -1,13 +1,17 @@
-"""Number formats: which of them this processor computes fast, and what identifies the processor."""
+"""Number formats of a whole model, and which of them this processor computes fastest."""
 
 from __future__ import annotations
 
-import platform
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+
+from captionapp.captioning.engine.linear import available
+from captionapp.captioning.engine.probe import PATCHES, Rates, rates
+
+#: The fast ones.
+NAMES = ("int8", "mixed", "fp16", "bf16")
 
 
 @dataclass(frozen=True)
@@ -26,56 +30,48 @@ class Format:
 FP32 = Format("fp32", torch.float32, torch.float32, torch.float32, torch.float32)
 
 
-def named(name: str) -> Format:
-    """The format of this name: ``fp32``, ``bf16``, ``mixed`` (a picture in int8, its text in bf16)
-    or ``int8``."""
+def named(name: str, folder: Path | None = None) -> Format:
+    """The format of this name: ``fp32``, ``fp16``, ``bf16``, ``mixed`` (a picture in int8, its text
+    in 16 bits, those that are faster) or ``int8``. What was measured for it is in ``folder``."""
     full, half, byte = torch.float32, torch.bfloat16, torch.int8
-    formats = (
-        FP32,
-        Format("bf16", half, half, half, half),
-        Format("mixed", byte, half, byte, half),
-        Format("int8", byte, byte, byte, half if _has_bf16() else full),
-    )
-    return {form.name: form for form in formats}[name]
+    attention = half if _has_bf16() else full
+    if name == "fp32":
+        return FP32
+    if name == "fp16":
+        return Format("fp16", torch.float16, torch.float16, torch.float16, full)
+    if name == "bf16":
+        return Format("bf16", half, half, half, half)
+    if name == "mixed":
+        token = rates(folder).token
+        text = min(torch.float16, half, key=lambda kind: token.get(str(kind), float("inf")))
+        return Format("mixed", byte, text, byte, attention)
+    if name == "int8":
+        return Format("int8", byte, byte, byte, attention)
+    raise ValueError(f"{name} is no number format")
 
 
-def fastest() -> list[str]:
-    """The formats that this processor has instructions for, the fastest first; without them int8
-    and bf16 are computed in a roundabout way. fp32 is always the last."""
-    found = torch.cpu.get_capabilities()
-    has_int8 = found.get("avx512_vnni") or found.get("avx_vnni") or found.get("amx_int8")
-    has_int8 = has_int8 and "fbgemm" in torch.backends.quantized.supported_engines
-    formats = ["int8"] if has_int8 else []
-    if _has_bf16():
-        formats += ["mixed", "bf16"] if has_int8 else ["bf16"]
-    return [*formats, "fp32"]
+def fastest(folder: Path | None = None) -> list[str]:
+    """The formats in which this processor captions faster than in fp32, the fastest first; fp32 is
+    always the last."""
+    known = rates(folder)
+    forms = [form for form in (named(name, folder) for name in NAMES) if is_there(form)]
+    faster = [form for form in forms if _cost(form, known) < _cost(FP32, known)]
+    return [form.name for form in sorted(faster, key=lambda form: _cost(form, known))] + ["fp32"]
 
 
-def activations(weights: torch.dtype) -> torch.dtype:
-    """The type of what goes through layers with such weights."""
-    return torch.float32 if weights is torch.int8 else weights
+def is_there(form: Format) -> bool:
+    """Whether this build of torch has what the format needs."""
+    return {form.vision, form.text, form.head} <= set(available())
+
+
+def _cost(form: Format, known: Rates) -> float:
+    """Of a caption of twenty tokens with the weights of BLIP-base: 85 million for each of the 577
+    patches of the picture, 99 million a token and 23 million for its word."""
+    picture, token = known.picture[str(form.vision)], known.token
+    one_token = 99 * token[str(form.text)] + 23 * token[str(form.head)]
+    return 85 * picture * 577 / PATCHES + 20 * one_token
 
 
 def _has_bf16() -> bool:
     found = torch.cpu.get_capabilities()
     return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
-
-
-@contextmanager
-def quantized_engine(many: bool) -> Iterator[None]:
-    """Weights packed within are for the library that is fast for them: oneDNN for many rows
-    (1.3 times as fast as FBGEMM with 577), FBGEMM for few (1.4 times as fast as oneDNN with 1)."""
-    before = torch.backends.quantized.engine
-    wanted = "onednn" if many else "fbgemm"
-    if wanted in torch.backends.quantized.supported_engines:
-        torch.backends.quantized.engine = wanted
-    try:
-        yield
-    finally:
-        torch.backends.quantized.engine = before
-
-
-def processor() -> str:
-    """Its name and what torch makes use of, for the key of a verdict."""
-    name = torch.cpu.get_capabilities().get("cpu_name") or platform.processor()
-    return f"{name} {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"

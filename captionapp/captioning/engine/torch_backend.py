@@ -10,22 +10,21 @@ of a head.
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.functional import layer_norm, linear, scaled_dot_product_attention
-from transformers.activations import ACT2FN
+from torch.nn.functional import layer_norm, scaled_dot_product_attention
 
-from captionapp.captioning.engine.precision import Format, activations, quantized_engine
+from captionapp.captioning.engine.linear import activations, linear
+from captionapp.captioning.engine.precision import Format
 
 #: A KV cache grows by so many places at a time.
 _GROWTH = 16
 #: So few keys are attended to faster in float32 than in bf16: there is nothing to save.
 _FEW_PATCHES = 128
-#: So many of the likeliest tokens get their logit in float32, whatever the output layer's weights.
+#: So many of the likeliest tokens get their logit in float32, if the output layer's weights are few
+#: bits.
 _REFINED = 64
 
 
@@ -117,77 +116,6 @@ class _Cache:
         self._kept = [kept and (kept[0][rows], kept[1][rows]) for kept in self._kept]
 
 
-def _linear(
-    *parts: nn.Linear, weights: torch.dtype, activation: str = "", many: bool = False
-) -> Callable[[torch.Tensor], torch.Tensor]:
-    """``activation(x @ weight.T + bias)``, the ``parts`` side by side; ``many``: for many rows."""
-    weight = torch.cat([part.weight.detach() for part in parts])
-    bias = torch.cat([part.bias.detach() for part in parts]).to(activations(weights))
-    if weights is torch.int8:
-        return _Int8Linear(weight.float(), bias, activation, many)
-    return _Linear(weight.to(weights), bias, activation)
-
-
-class _Linear:
-    """The weights are laid out for oneDNN where that is built in: MKL is slow on AMD, and a layout
-    made anew in each call costs as much as the product."""
-
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor, activation: str) -> None:
-        self._bias = bias
-        self._packed = can_pack(weight.dtype)
-        fused = self._packed and activation == "gelu"
-        self._fused = "gelu" if fused else "none"
-        self._activation = ACT2FN[activation] if activation and not fused else None
-        self._weight = weight
-        if self._packed:
-            self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        if not self._packed:
-            y = linear(x, self._weight, self._bias)
-        else:
-            fused = [self._fused, [], "none"]
-            y = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, *fused)
-        return self._activation(y) if self._activation else y
-
-
-def can_pack(dtype: torch.dtype) -> bool:
-    """Whether torch multiplies with weights that oneDNN has laid out (not on every platform)."""
-    return bool(
-        torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-        and (dtype is torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    )
-
-
-class _Int8Linear:
-    """Weights in int8 with a scale for each output, inputs rounded to 8 bits on the way in, sums
-    exact, results in float32.
-
-    torch rounds the whole input on one scale. Each row is brought to the range -1 to 1 first, and
-    its result multiplied back: so a large value costs its own row its precision and no other, and
-    a caption hardly depends on the pictures that happen to be in its batch.
-    """
-
-    def __init__(
-        self, weight: torch.Tensor, bias: torch.Tensor, activation: str, many: bool
-    ) -> None:
-        self._bias = bias
-        self._activation = ACT2FN[activation] if activation else None
-        scale = weight.abs().amax(1).clamp(min=1e-12) / 127
-        zero = torch.zeros(len(scale), dtype=torch.long)
-        with quantized_engine(many), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # such tensors will go some day; torch is pinned
-            rounded = torch.quantize_per_channel(weight, scale.double(), zero, 0, torch.qint8)
-            self._packed = torch.ops.quantized.linear_prepack(rounded, None)
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        largest = x.abs().amax(-1, keepdim=True).clamp(min=1e-12)
-        y = torch.ops.quantized.linear_dynamic(x / largest, self._packed)
-        y = torch.addcmul(self._bias, y, largest)
-        return self._activation(y) if self._activation else y
-
-
 class _Norm:
     """Layer normalisation, in float32 within."""
 
@@ -235,12 +163,12 @@ class _VisionLayer:
         self._type = form.attention
         self._heads = attention.num_heads
         self._norm1 = _Norm(layer.layer_norm1, activations(weights))
-        self._qkv = _linear(attention.qkv, weights=weights, many=True)
-        self._out = _linear(attention.projection, weights=weights, many=True)
+        self._qkv = linear(attention.qkv, weights=weights, many=True)
+        self._out = linear(attention.projection, weights=weights, many=True)
         self._norm2 = _Norm(layer.layer_norm2, activations(weights))
         activation = mlp.config.hidden_act
-        self._fc1 = _linear(mlp.fc1, weights=weights, activation=activation, many=True)
-        self._fc2 = _linear(mlp.fc2, weights=weights, many=True)
+        self._fc1 = linear(mlp.fc1, weights=weights, activation=activation, many=True)
+        self._fc2 = linear(mlp.fc2, weights=weights, many=True)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         qkv = self._qkv(self._norm1(x)).to(self._type)
@@ -273,15 +201,15 @@ class _TextLayer:
         )
         self._type = form.attention
         self._heads = own.self.num_attention_heads
-        self._qkv = _linear(own.self.query, own.self.key, own.self.value, weights=weights)
-        self._out = _linear(own.output.dense, weights=weights)
+        self._qkv = linear(own.self.query, own.self.key, own.self.value, weights=weights)
+        self._out = linear(own.output.dense, weights=weights)
         self._norm1 = _Norm(own.output.LayerNorm, activations(weights))
-        self._cross_q = _linear(cross.self.query, weights=weights)
-        self._cross_kv = _linear(cross.self.key, cross.self.value, weights=form.vision, many=True)
-        self._cross_out = _linear(cross.output.dense, weights=weights)
+        self._cross_q = linear(cross.self.query, weights=weights)
+        self._cross_kv = linear(cross.self.key, cross.self.value, weights=form.vision, many=True)
+        self._cross_out = linear(cross.output.dense, weights=weights)
         self._norm2 = _Norm(cross.output.LayerNorm, activations(weights))
-        self._fc1 = _linear(fc1, weights=weights, activation=layer.config.hidden_act)
-        self._fc2 = _linear(layer.output.dense, weights=weights)
+        self._fc1 = linear(fc1, weights=weights, activation=layer.config.hidden_act)
+        self._fc2 = linear(layer.output.dense, weights=weights)
         self._norm3 = _Norm(layer.output.LayerNorm, activations(weights))
 
     def cross_keys_values(self, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -334,11 +262,12 @@ class _Head:
 
     def __init__(self, module: Any, form: Format, activation: str) -> None:
         transform, decoder = module.transform, module.decoder
-        self._dense = _linear(transform.dense, weights=torch.float32, activation=activation)
+        self._dense = linear(transform.dense, weights=torch.float32, activation=activation)
         self._norm = _Norm(transform.LayerNorm, torch.float32)
         self._type = activations(form.head)
-        self._rough = _linear(decoder, weights=form.head)
-        self._refined = 0 if form.head is torch.float32 else min(_REFINED, decoder.out_features)
+        self._rough = linear(decoder, weights=form.head)
+        rough = form.head in (torch.bfloat16, torch.int8)
+        self._refined = min(_REFINED, decoder.out_features) if rough else 0
         self._weight = decoder.weight.detach()  # the table of words once more, not a copy
         self._bias = decoder.bias.detach().float()
 
