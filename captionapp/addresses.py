@@ -21,6 +21,7 @@ from urllib.parse import quote, unquote, urljoin, urlsplit
 import httpcore2 as httpcore
 
 from captionapp.errors import AddressRefused, FetchBusy
+from captionapp.sentences import Sentence
 
 logger = logging.getLogger(__name__)
 
@@ -56,14 +57,16 @@ class PictureFetcher:
             FetchBusy: if as many as may be are being fetched.
         """
         if not self._places.acquire(blocking=False):
-            raise FetchBusy("Too many pictures are being fetched from the web just now.", 5)
+            raise FetchBusy(
+                Sentence("Too many pictures are being fetched from the web just now."), 5
+            )
         try:
             return self._follow(address.strip(), time.monotonic() + self.seconds)
         except httpcore.TimeoutException as error:
-            raise AddressRefused("That address took too long to answer.") from error
+            raise AddressRefused(Sentence("That address took too long to answer.")) from error
         except (httpcore.NetworkError, httpcore.ProtocolError, OSError) as error:
             logger.info("an address could not be fetched: %s", type(error).__name__)
-            raise AddressRefused("Nothing could be fetched from that address.") from error
+            raise AddressRefused(Sentence("Nothing could be fetched from that address.")) from error
         finally:
             self._places.release()
 
@@ -77,11 +80,18 @@ class PictureFetcher:
                     if response.status not in _REDIRECTS:
                         return self._body(response)
                     address = urljoin(address, _location(response))
-        raise AddressRefused("That address only leads to others. Give the one of the picture.")
+        raise AddressRefused(
+            Sentence("That address only leads to others. Give the one of the picture.")
+        )
 
     def _body(self, response: httpcore.Response) -> bytes:
         if response.status != 200:
-            raise AddressRefused(f"That address answered with the status {response.status}.")
+            raise AddressRefused(
+                Sentence(
+                    "That address answered with the status %(status)s.",
+                    status=str(response.status),
+                )
+            )
         body = bytearray()
         for chunk in response.iter_stream():
             body += chunk
@@ -97,15 +107,15 @@ def check_form(address: str) -> None:
         port = parts.port
         (parts.hostname or "").encode("idna")
     except ValueError as error:  # UnicodeError is one
-        raise AddressRefused("That is not a complete address.") from error
+        raise AddressRefused(Sentence("That is not a complete address.")) from error
     if parts.scheme not in PORTS:
-        raise AddressRefused("The address has to begin with https:// or http://.")
+        raise AddressRefused(Sentence("The address has to begin with https:// or http://."))
     if not parts.hostname or len(address) > MAX_ADDRESS_CHARACTERS:
-        raise AddressRefused("That is not a complete address.")
+        raise AddressRefused(Sentence("That is not a complete address."))
     if parts.username is not None:
-        raise AddressRefused("Addresses with a name or a password in them are not asked.")
+        raise AddressRefused(Sentence("Addresses with a name or a password in them are not asked."))
     if port not in (None, PORTS[parts.scheme]):
-        raise AddressRefused("Only the usual ports of web servers are asked.")
+        raise AddressRefused(Sentence("Only the usual ports of web servers are asked."))
 
 
 def name_of(address: str) -> str:
@@ -123,10 +133,12 @@ def public_addresses(host: str, port: int) -> list[str]:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        raise AddressRefused("There is no such place on the web.") from error
+        raise AddressRefused(Sentence("There is no such place on the web.")) from error
     addresses = [str(entry[4][0]) for entry in found]
     if not addresses or not all(map(is_public, addresses)):
-        raise AddressRefused("That address is not on the public internet, so it is not asked.")
+        raise AddressRefused(
+            Sentence("That address is not on the public internet, so it is not asked.")
+        )
     return addresses
 
 
@@ -161,7 +173,7 @@ class _CheckedBackend(httpcore.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.NetworkStream:
-        failure: Exception = AddressRefused("There is no such place on the web.")
+        failure: Exception = AddressRefused(Sentence("There is no such place on the web."))
         for address in public_addresses(host, port):
             left = _left(self.deadline, httpcore.ConnectTimeout)
             try:
@@ -216,7 +228,7 @@ def _location(response: httpcore.Response) -> str:
     for name, value in response.headers:
         if name.lower() == b"location":
             return str(value.decode("latin-1"))
-    raise AddressRefused("That address leads nowhere.")
+    raise AddressRefused(Sentence("That address leads nowhere."))
 
 
 def _ascii(address: str) -> str:

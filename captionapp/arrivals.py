@@ -13,11 +13,12 @@ from sqlalchemy.orm import Session, aliased
 
 from captionapp.records import Records
 from captionapp.results import Submission
+from captionapp.sentences import Sentence
 from captionapp.tables import ArrivalRow, CaptionRow, Holding, Job
 
 #: How long a batch can be come back to.
 KEPT_SECONDS = 24 * 3600.0
-CANCELLED = "You cancelled this before it was described."
+CANCELLED = Sentence("You cancelled this before it was described.")
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,11 @@
 class CaptionAppError(Exception):
     """Base of every error that a person can be told about: ``str(error)`` is a sentence."""
 
+    @property
+    def message(self) -> str:
+        """The same, as it was given: a ``Sentence`` can still be said in another language."""
+        return self.args[0] if self.args else ""
+
 
 class InvalidSetting(CaptionAppError):
     """A setting has a value that cannot be used."""

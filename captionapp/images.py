@@ -20,6 +20,7 @@ from PIL import Image
 from captionapp import atomic
 from captionapp.colour import to_srgb
 from captionapp.errors import InvalidImage, NotFound, StorageFull, TooLarge
+from captionapp.sentences import Sentence
 
 log = logging.getLogger(__name__)
 
@@ -48,26 +49,37 @@ _READABLE = re.compile(
     rb"|.{4}ftyp(?:avif|avis|heic|heix|heim|heis|hevc|hevx|mif1|msf1)",
     re.DOTALL,
 )
-_RAW = "a raw file of a camera"
+_RAW = Sentence("a raw file of a camera")
 _RAW_START = re.compile(
     rb".{4}ftypcrx |FUJIFILMCCD-RAW|II[*]\0.{4}CR|IIU\0|IIR[OS]|MMOR|FOVb", re.DOTALL
 )
 #: What else people send, by its first bytes.
 _OTHER_KINDS = [
-    (re.compile(rb"%PDF-"), "a PDF document"),
+    (re.compile(rb"%PDF-"), Sentence("a PDF document")),
     (re.compile(rb"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*|<!DOCTYPE svg[^>]*>\s*)*<svg\b", re.S),
-     "an SVG drawing"),
+     Sentence("an SVG drawing")),
     (re.compile(rb"\s*(?:<!--.*?-->\s*)?<(?:!doctype html|html|head|body)\b", re.I | re.S),
-     "a web page"),
+     Sentence("a web page")),
     (_RAW_START, _RAW),
     (re.compile(rb".{4}(?:ftyp|moov|mdat)|\x1aE\xdf\xa3|RIFF.{4}AVI |\0\0\x01[\xba\xb3]", re.S),
-     "a video"),
-    (re.compile(rb"ID3|OggS|fLaC|RIFF.{4}WAVE|\xff[\xfb\xf3]", re.S), "a sound or video file"),
-    (re.compile(rb"PK\x03\x04|Rar!|7z\xbc\xaf|\x1f\x8b"), "an archive or office document"),
-    (re.compile(rb"8BPS"), "a Photoshop document"),
-    (re.compile(rb"\0\0\0\x0cJXL |\xff\x0a"), "a JPEG XL picture"),
-    (re.compile(rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51"), "a JPEG 2000 picture"),
+     Sentence("a video")),
+    (re.compile(rb"ID3|OggS|fLaC|RIFF.{4}WAVE|\xff[\xfb\xf3]", re.S),
+     Sentence("a sound or video file")),
+    (re.compile(rb"PK\x03\x04|Rar!|7z\xbc\xaf|\x1f\x8b"),
+     Sentence("an archive or office document")),
+    (re.compile(rb"8BPS"), Sentence("a Photoshop document")),
+    (re.compile(rb"\0\0\0\x0cJXL |\xff\x0a"), Sentence("a JPEG XL picture")),
+    (re.compile(rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51"), Sentence("a JPEG 2000 picture")),
 ]  # fmt: skip
+
+_FULL = Sentence(
+    "The disk of the server is full, so the picture could not be kept."
+    " Tell whoever runs this site, and try again later."
+)
+_NOT_WRITABLE = Sentence(
+    "The server cannot write to its disk, so the picture could not be kept."
+    " Tell whoever runs this site, and try again later."
+)
 
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -110,11 +122,16 @@ def decode(data: bytes, limits: ImageLimits) -> ValidatedImage:
         InvalidImage: anything else that is not a whole picture. The message says what to do.
     """
     if not data:
-        raise InvalidImage("The file is empty. Choose the picture again and send it once more.")
+        raise InvalidImage(
+            Sentence("The file is empty. Choose the picture again and send it once more.")
+        )
     if len(data) > limits.max_bytes:
         raise TooLarge(
-            f"The file has more than {limits.max_bytes / 1e6:g} MB, which is the most allowed."
-            " Save it smaller or with more compression and send that."
+            Sentence(
+                "The file has more than %(most)s MB, which is the most allowed."
+                " Save it smaller or with more compression and send that.",
+                most=_short(limits.max_bytes / 1e6),
+            )
         )
     try:
         image = _normalise(data, limits)
@@ -168,22 +185,42 @@ def _reduce(image: Image.Image) -> Image.Image:
 def _check_size(size: tuple[int, int], limits: ImageLimits) -> None:
     width, height = size
     if width < 1 or height < 1:
-        raise InvalidImage("The picture has no pixels. Export it again from where it came from.")
+        raise InvalidImage(
+            Sentence("The picture has no pixels. Export it again from where it came from.")
+        )
     if width * height > limits.max_pixels:
         raise TooLarge(_too_many_pixels(size, limits))
     if max(size) > MAX_ASPECT * min(size):
         raise InvalidImage(
-            f"The picture is {width} by {height} pixels, too narrow to describe."
-            " Crop it to the part that matters and send that."
+            Sentence(
+                "The picture is %(width)s by %(height)s pixels, too narrow to describe."
+                " Crop it to the part that matters and send that.",
+                width=width,
+                height=height,
+            )
         )
 
 
-def _too_many_pixels(size: tuple[int, int] | None, limits: ImageLimits) -> str:
-    found = f"{size[0]} by {size[1]} pixels" if size else "far too many pixels"
-    return (
-        f"The picture has {found}; at most {limits.max_pixels / 1e6:.1f} megapixels are allowed."
-        " Reduce its size and send it again."
+def _too_many_pixels(size: tuple[int, int] | None, limits: ImageLimits) -> Sentence:
+    most = round(limits.max_pixels / 1e6, 1)
+    if size is None:
+        return Sentence(
+            "The picture has far too many pixels; at most %(most)s megapixels are allowed."
+            " Reduce its size and send it again.",
+            most=most,
+        )
+    return Sentence(
+        "The picture has %(width)s by %(height)s pixels; at most %(most)s megapixels are allowed."
+        " Reduce its size and send it again.",
+        width=size[0],
+        height=size[1],
+        most=most,
     )
+
+
+def _short(number: float) -> float:
+    """``20.0`` -> ``20``, which is how people write it."""
+    return int(number) if number == int(number) else number
 
 
 def _orientation(opened: Image.Image) -> int:
@@ -209,7 +246,7 @@ def _refuse_raw(opened: Image.Image) -> None:
         raise InvalidImage(_not_a_picture(_RAW))
 
 
-def _why_unreadable(data: bytes) -> str:
+def _why_unreadable(data: bytes) -> Sentence:
     start = data[:2048]
     for pattern, kind in _OTHER_KINDS:
         if pattern.match(start) and not _READABLE.match(start):
@@ -217,15 +254,19 @@ def _why_unreadable(data: bytes) -> str:
     if _RAW_START.match(start):  # Canon's raw files begin as TIFF files do
         return _not_a_picture(_RAW)
     if _READABLE.match(start):
-        return (
+        return Sentence(
             "The picture is damaged or incomplete. Open it in a picture viewer, save it again as"
             " JPEG or PNG, and send that."
         )
-    return f"This is not a picture that can be read. Send a {FORMAT_NAMES} file."
+    return Sentence(
+        "This is not a picture that can be read. Send a %(formats)s file.", formats=FORMAT_NAMES
+    )
 
 
-def _not_a_picture(kind: str) -> str:
-    return f"This is {kind}, which cannot be read. Save it as JPEG or PNG and send that."
+def _not_a_picture(kind: Sentence) -> Sentence:
+    return Sentence(
+        "This is %(kind)s, which cannot be read. Save it as JPEG or PNG and send that.", kind=kind
+    )
 
 
 def _register_heif() -> None:
@@ -282,11 +323,7 @@ class ImageStore:
             if not path.exists():
                 thumbnail.unlink(missing_ok=True)
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            why = "disk of the server is full" if full else "server cannot write to its disk"
-            raise StorageFull(
-                f"The {why}, so the picture could not be kept."
-                " Tell whoever runs this site, and try again later."
-            ) from error
+            raise StorageFull(_FULL if full else _NOT_WRITABLE) from error
         with self._lock:
             self._measured_bytes += len(picture_bytes) + len(thumbnail_bytes)
 
@@ -309,7 +346,7 @@ class ImageStore:
         except Exception as error:
             log.error("Stored picture %s is damaged: %s", image_id, error)
             raise InvalidImage(
-                "The stored file of this picture is damaged. Send the picture again."
+                Sentence("The stored file of this picture is damaged. Send the picture again.")
             ) from error
 
     def is_whole(self, image_id: str) -> bool:
@@ -362,8 +399,10 @@ class ImageStore:
             if self._measured_bytes + more > self.quota_bytes:
                 log.warning("Upload quota of %d bytes is used up", self.quota_bytes)
                 raise StorageFull(
-                    "There is no room for more pictures on this server."
-                    " Delete pictures that are no longer needed, and try again."
+                    Sentence(
+                        "There is no room for more pictures on this server."
+                        " Delete pictures that are no longer needed, and try again."
+                    )
                 )
 
     def _paths(self, image_id: str) -> tuple[Path, Path]:

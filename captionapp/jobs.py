@@ -16,6 +16,7 @@ from captionapp.errors import CaptionAppError, Dropped, ModelUnavailable
 from captionapp.images import ImageStore
 from captionapp.metrics import Metrics
 from captionapp.records import Held, JobState, Records
+from captionapp.sentences import Sentence
 from captionapp.settings import Settings
 from captionapp.timing import Work, collected, timed
 
@@ -177,14 +178,14 @@ def _was_dropped(future: Future[Caption]) -> bool:
 def _problem(future: Future[Caption], image_id: str) -> str:
     """A sentence for the page if the future holds no caption; empty otherwise."""
     if future.cancelled():
-        return "The server stopped before this picture was described. Try again."
+        return Sentence("The server stopped before this picture was described. Try again.")
     error = future.exception()
     if error is None or isinstance(error, Dropped):
         return ""
     logger.error("picture %s was not described", image_id, exc_info=error)
     if isinstance(error, CaptionAppError):
-        return str(error)
-    return "The model could not describe this picture. The operator's log says why."
+        return error.message
+    return Sentence("The model could not describe this picture. The operator's log says why.")
 
 
 def options_of(held: Held) -> DecodeOptions:

@@ -26,6 +26,7 @@ from captionapp.errors import (
     PromotionRefused,
     TooFewRows,
 )
+from captionapp.sentences import Sentence
 from captionapp.settings import ROOT, Settings
 from captionapp.training import compare
 from captionapp.training.compare import Report
@@ -167,7 +168,9 @@ class Promotion:
         self._must_follow_the_pointer()
         history = self.versions.pointer.history()
         if not history or not history[-1].previous:
-            raise PromotionRefused("There is no version to go back to: nothing was promoted yet.")
+            raise PromotionRefused(
+                Sentence("There is no version to go back to: nothing was promoted yet.")
+            )
         last = history[-1]
         known = [one for one in history if one.version == last.previous]
         before = known[-1].previous if known else ""
@@ -236,8 +239,11 @@ class Promotion:
     def _must_follow_the_pointer(self) -> None:
         if self.versions.model_setting:
             raise PromotionRefused(
-                f"CAPTIONAPP_MODEL names {self.versions.model_setting}, which goes over every "
-                "promotion. Take it out of the settings and restart the server first."
+                Sentence(
+                    "CAPTIONAPP_MODEL names %(model)s, which goes over every promotion."
+                    " Take it out of the settings and restart the server first.",
+                    model=self.versions.model_setting,
+                )
             )
 
     def _current_name(self) -> str:

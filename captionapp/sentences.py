@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
+
+_PACKED = '{"sentence": '
 
 
 class Sentence(str):
@@ -21,3 +24,31 @@ class Sentence(str):
         self = super().__new__(cls, template % parameters if parameters else template)
         self.template, self.parameters = template, parameters
         return self
+
+
+def packed(said: Sentence) -> str:
+    """The sentence as text from which ``unpacked`` makes it again; one that nothing was filled
+    into is stored as it is read."""
+    return json.dumps(_plain(said), ensure_ascii=False) if said.parameters else str(said)
+
+
+def unpacked(text: str) -> str:
+    """What ``packed`` was given; any other text, as an older release stored it, is left alone."""
+    if not text.startswith(_PACKED):
+        return text
+    sentence: Sentence = _sentence(json.loads(text))
+    return sentence
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Sentence):
+        filled = {name: _plain(one) for name, one in value.parameters.items()}
+        return {"sentence": value.template, "with": filled}
+    return value if isinstance(value, str | int | float) else str(value)
+
+
+def _sentence(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    template, parameters = value["sentence"], value["with"]
+    return Sentence(template, **{name: _sentence(one) for name, one in parameters.items()})

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, ForeignKey, Index, UniqueConstraint, inspect, text
+from typing import Any
+
+from sqlalchemy import Connection, ForeignKey, Index, String, UniqueConstraint, inspect, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.schema import CreateColumn
+from sqlalchemy.types import TypeDecorator
+
+from captionapp.sentences import Sentence, packed, unpacked
 
 #: Stands for the probability of a description that is not there yet: behind all others.
 NOT_DESCRIBED = 2.0
@@ -28,6 +33,19 @@ def create_or_extend(connection: Connection) -> None:
             index.create(connection, checkfirst=True)
     for name in _OLD_INDEXES:
         connection.exec_driver_sql(f"DROP INDEX IF EXISTS {name}")
+
+
+class Said(TypeDecorator[str]):
+    """Text that stays a ``Sentence`` if it is one."""
+
+    impl = String
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Any) -> str | None:
+        return packed(value) if isinstance(value, Sentence) else value
+
+    def process_result_value(self, value: Any | None, dialect: Any) -> str | None:
+        return None if value is None else unpacked(value)
 
 
 class Picture(Base):
@@ -120,7 +138,7 @@ class Job(Base):
     options: Mapped[str]
     owner: Mapped[str]
     lease_until: Mapped[float]
-    problem: Mapped[str]
+    problem: Mapped[str] = mapped_column(Said)
     begun_at: Mapped[float | None]
 
 
@@ -138,7 +156,7 @@ class ArrivalRow(Base):
     total: Mapped[int]
     name: Mapped[str]
     image_id: Mapped[str | None]
-    problem: Mapped[str]
+    problem: Mapped[str] = mapped_column(Said)
     fresh: Mapped[bool]
     created_at: Mapped[float] = mapped_column(index=True)
 

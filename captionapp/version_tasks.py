@@ -19,6 +19,7 @@ from filelock import FileLock
 from captionapp import atomic, detached
 from captionapp.captioning.pointer import now
 from captionapp.errors import TaskBusy
+from captionapp.sentences import Sentence
 
 LOCK_SECONDS = 10
 
@@ -89,8 +90,12 @@ class VersionTasks:
             other = self.latest()
             if other is not None and other.running:
                 raise TaskBusy(
-                    f"{other.version} is being judged since {other.started_at}; there is one at a "
-                    "time. Wait for it."
+                    Sentence(
+                        "%(version)s is being judged since %(since)s; there is one at a time."
+                        " Wait for it.",
+                        version=other.version,
+                        since=other.started_at,
+                    )
                 )
             known = {
                 "id": uuid.uuid4().hex,

@@ -43,6 +43,7 @@ from captionapp.metrics import Metrics
 from captionapp.promotion import Promotion
 from captionapp.records import CaptionRecord, Held, JobState, Records
 from captionapp.results import IncomingFile, Page, PictureView, Rejected, Submission
+from captionapp.sentences import Sentence
 from captionapp.settings import Settings
 from captionapp.timing import about, timed
 from captionapp.training.caption_cache import CaptionCache
@@ -139,7 +140,7 @@ class Workflow:
                 except (InvalidImage, StorageFull) as error:
                     full = error if isinstance(error, StorageFull) else full
                     self.metrics.failure(type(error).__name__)
-                    submission.rejected.append(Rejected(file.display_name, str(error)))
+                    submission.rejected.append(Rejected(file.display_name, error.message))
                     continue
                 if image_id not in submission.accepted:
                     submission.accepted.append(image_id)
@@ -251,11 +252,16 @@ class Workflow:
             chosen = Verdict(verdict)
             given = {Reason(reason) for reason in reasons}
         except ValueError as error:
-            raise InvalidFeedback(f"The form says {error}; load the page again.") from error
+            raise InvalidFeedback(
+                Sentence("The form says %(what)s; load the page again.", what=str(error))
+            ) from error
         said = caption.text if chosen is Verdict.ACCEPTED else clean_correction(correction)
         if chosen is Verdict.CORRECTED and said == caption.text:
             raise InvalidFeedback(
-                "Your text is the same as the description. Change it, or accept the description."
+                Sentence(
+                    "Your text is the same as the description. Change it, or accept the"
+                    " description."
+                )
             )
         row = FeedbackRow(
             id=uuid.uuid4().hex,

@@ -27,7 +27,7 @@ if (upload) {
     previews.hidden = input.files.length === 0;
     const most = Number(input.dataset.maxFiles);
     input.setCustomValidity(input.files.length > most
-      ? `At most ${most} pictures can be sent at a time; these are ${input.files.length}.` : "");
+      ? input.dataset.tooMany.replace("{most}", most).replace("{count}", input.files.length) : "");
   };
   input.addEventListener("change", show);
 
@@ -49,8 +49,8 @@ if (upload) {
 
   upload.addEventListener("submit", () => {
     button.setAttribute("aria-busy", "true");
-    button.textContent = "Looking at it …";
-    announce("The pictures are being sent and described.");
+    button.textContent = button.dataset.busy;
+    announce(button.dataset.sending);
   });
   window.addEventListener("pageshow", () => { // also when coming back
     button.removeAttribute("aria-busy");
@@ -65,15 +65,17 @@ if (navigator.clipboard) {
   document.addEventListener("click", async (event) => {
     const button = event.target.closest("button[data-copy]");
     if (!button) return;
+    button.dataset.label ??= button.textContent;
+    const { label } = button.dataset;
     try {
       await navigator.clipboard.writeText(button.dataset.copy);
-      announce("The description is copied.");
-      button.textContent = "Copied";
+      announce(button.dataset.copiedNews);
+      button.textContent = button.dataset.copied;
     } catch {
-      announce("The browser did not allow copying.");
-      button.textContent = "Not allowed";
+      announce(button.dataset.refusedNews);
+      button.textContent = button.dataset.refused;
     }
-    setTimeout(() => { button.textContent = "Copy"; }, 2000);
+    setTimeout(() => { button.textContent = label; }, 2000);
   });
 }
 
@@ -98,7 +100,8 @@ const poll = async () => {
     if (fresh.dataset.arrived) announce(fresh.dataset.arrived);
     else arrived += 1;
   });
-  if (arrived) announce(arrived === 1 ? "A description has arrived." : `${arrived} descriptions have arrived.`);
+  const { one, many } = document.getElementById("announcement").dataset;
+  if (arrived) announce(arrived === 1 ? one : many.replace("{count}", arrived));
   if (document.querySelector("[data-status=waiting]")) setTimeout(poll, POLL_MILLISECONDS);
 };
 if (document.querySelector("[data-status=waiting]")) setTimeout(poll, POLL_MILLISECONDS);

@@ -16,6 +16,7 @@ from PIL import Image
 from captionapp.captioning.captioner import Caption, Captioner, DecodeOptions
 from captionapp.captioning.service import ModelService
 from captionapp.errors import ModelUnavailable, QueueFull
+from captionapp.sentences import Sentence
 
 logger = logging.getLogger(__name__)
 
@@ -72,10 +73,15 @@ class CaptionQueue:
         """
         with self._changed:
             if self._closing:
-                raise QueueFull("The server is being restarted. Try again in a moment.", 5)
+                raise QueueFull(
+                    Sentence("The server is being restarted. Try again in a moment."), 5
+                )
             if self._taken + places > self._size:
                 raise QueueFull(
-                    "Too many pictures are waiting for their description. Try again in a moment.",
+                    Sentence(
+                        "Too many pictures are waiting for their description."
+                        " Try again in a moment."
+                    ),
                     QUEUE_RETRY_SECONDS,
                 )
             self._taken += places

@@ -35,6 +35,7 @@ from captionapp.captioning.engine.look import looks
 from captionapp.captioning.engine.torch_backend import TorchBackend
 from captionapp.captioning.words import spans, words_of
 from captionapp.errors import CaptionFailed, InvalidOptions, ModelUnavailable
+from captionapp.sentences import Sentence
 
 logger = logging.getLogger(__name__)
 
@@ -143,7 +144,7 @@ class BlipCaptioner:
             pieces = self.processor.tokenizer.convert_ids_to_tokens(tokens)
             found = spans(text.lower(), pieces)
             if not found or len(tokens) > self._text_config.max_position_embeddings:
-                raise CaptionFailed("The model in use now would not write these words.")
+                raise CaptionFailed(Sentence("The model in use now would not write these words."))
             given = [self._text_config.bos_token_id, *tokens[:-1]]
             return looks(self._backend, pixels, given, found)
 
@@ -164,7 +165,8 @@ class BlipCaptioner:
         tokens = self._tokens(prompt) if prompt else []
         if self.processor.tokenizer.unk_token_id in tokens:  # it would be lost from the caption
             raise InvalidOptions(
-                "prompt", "The beginning has characters that this model does not know."
+                "prompt",
+                Sentence("The beginning has characters that this model does not know."),
             )
         return [self._text_config.bos_token_id, *tokens]
 
@@ -178,7 +180,7 @@ class BlipCaptioner:
         text = self._text_config
         room = text.max_position_embeddings - prefix_length
         if room < 1:
-            raise InvalidOptions("prompt", "The beginning is too long for this model.")
+            raise InvalidOptions("prompt", Sentence("The beginning is too long for this model."))
         config: GenerationConfig = copy.deepcopy(self._own_config)
         several = options.alternatives > 1
         beams = max(options.num_beams, BEAMS) if several else options.num_beams
@@ -316,7 +318,7 @@ def _chosen(hypotheses: list[Caption], own_words: list[str], options: DecodeOpti
     """
     with_words = [one for one, own in zip(hypotheses, own_words, strict=True) if own]
     if not with_words:
-        raise CaptionFailed("The model found no words for this picture.")
+        raise CaptionFailed(Sentence("The model found no words for this picture."))
     if options.length == "short":
         longest = len(with_words[0].text.split()) + _SHORT_ROOM
         with_words = [one for one in with_words if len(one.text.split()) <= longest]

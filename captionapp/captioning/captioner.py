@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Protocol
 
 from captionapp.errors import InvalidOptions
+from captionapp.sentences import Sentence
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -67,12 +68,17 @@ class DecodeOptions:
         if len(prompt) > MAX_PROMPT_CHARACTERS:
             raise InvalidOptions(
                 "prompt",
-                "The beginning of a description may have at most "
-                f"{MAX_PROMPT_CHARACTERS} characters, not {len(prompt)}.",
+                Sentence(
+                    "The beginning of a description may have at most %(most)s characters,"
+                    " not %(count)s.",
+                    most=MAX_PROMPT_CHARACTERS,
+                    count=len(prompt),
+                ),
             )
         if any(unicodedata.category(character) == "Cc" for character in prompt):
             raise InvalidOptions(
-                "prompt", "The beginning of a description contains control characters."
+                "prompt",
+                Sentence("The beginning of a description contains control characters."),
             )
         object.__setattr__(self, "prompt", prompt)
 

@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from captionapp import atomic
 from captionapp.errors import ModelUnavailable, PointerMoved, PromotionRefused
+from captionapp.sentences import Sentence
 
 #: Changes that are remembered.
 HISTORY = 200
@@ -75,8 +76,11 @@ class Pointer:
             lock.acquire()
         except Timeout as error:
             raise PromotionRefused(
-                f"Another process has been changing the current version for {LOCK_SECONDS} s; "
-                "try again later."
+                Sentence(
+                    "Another process has been changing the current version for %(seconds)s s;"
+                    " try again later.",
+                    seconds=LOCK_SECONDS,
+                )
             ) from error
         try:
             yield

@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw
 from captionapp.captioning.captioner import Captioner, DecodeOptions
 from captionapp.captioning.versions import ModelVersion, ModelVersions
 from captionapp.errors import CaptionAppError, ModelUnavailable
+from captionapp.sentences import Sentence
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +24,7 @@ logger = logging.getLogger(__name__)
 FOLLOW_SECONDS = 0.5
 #: Enough to see that a version captions.
 _SHORT = DecodeOptions(num_beams=1, max_new_tokens=8)
-LOADING = "The model is being loaded. Try again in a moment."
+LOADING = Sentence("The model is being loaded. Try again in a moment.")
 LOADING_RETRY_SECONDS = 5.0
 
 
@@ -102,7 +103,7 @@ class ModelService:
                 return self._captioner
             left = self._retry_at - time.monotonic()
             if self._failure is not None and left > 0:
-                raise ModelUnavailable(str(self._failure), retry_after=left) from self._failure
+                raise ModelUnavailable(self._failure.message, retry_after=left) from self._failure
             self._loading = True
             try:
                 self._captioner = self._loaded()
@@ -213,7 +214,8 @@ class ModelService:
         except Exception as error:
             logger.exception("version %s cannot be loaded", version.name)
             raise ModelUnavailable(
-                f"The model {version.name} cannot be loaded.", self.retry_seconds
+                Sentence("The model %(name)s cannot be loaded.", name=version.name),
+                self.retry_seconds,
             ) from error
 
     def close(self) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 from captionapp import atomic
 from captionapp.captioning.pointer import Pointer, PointerChange
 from captionapp.errors import ModelUnavailable, PullFailed, UnknownVersion
+from captionapp.sentences import Sentence
 
 #: What a checkpoint may consist of; nothing else is taken over from the hub or a folder.
 CHECKPOINT_FILES = ("*.json", "*.safetensors", "*.txt", "*.md", "pytorch_model*.bin")
@@ -87,7 +88,9 @@ class ModelVersions:
         except UnknownVersion as error:
             if change.version.startswith(_SHIPPED):  # an upgrade has brought other weights since
                 return self.shipped()
-            raise ModelUnavailable(f"The current version is gone: {error}") from error
+            raise ModelUnavailable(
+                Sentence("The current version is gone: %(why)s", why=error.message)
+            ) from error
 
     def set_current(
         self,
@@ -246,7 +249,9 @@ class ModelVersions:
             suffix = self._weights_hash(folder)
             made = datetime.fromtimestamp(_weights(folder)[0].stat().st_mtime, UTC)
         except OSError as error:
-            raise ModelUnavailable(f"{folder} holds no checkpoint: {error}") from error
+            raise ModelUnavailable(
+                Sentence("%(folder)s holds no checkpoint: %(why)s", folder=folder, why=str(error))
+            ) from error
         return ModelVersion(f"{name}-{suffix}", folder, origin, _iso(made), str(folder))
 
     def _shipped_if_there(self) -> Sequence[ModelVersion]:

@@ -37,6 +37,7 @@ from captionapp.feedback.rows import (
     summarise,
 )
 from captionapp.feedback.text import clean_correction, neutralise
+from captionapp.sentences import Sentence
 
 __all__ = [
     "COLUMNS",
@@ -55,7 +56,6 @@ LOCK_SECONDS = 30
 _BOM = b"\xef\xbb\xbf"
 #: Bytes before the known end that are compared to see that the file only grew.
 _ANCHOR = 256
-_NOT_KEPT = "Your answer could not be kept: {why}. Nothing was changed; try again later."
 
 
 @dataclass
@@ -272,11 +272,11 @@ class CsvFeedbackRepository:
                     yield
         except Timeout as error:
             log.error("No lock on %s for %d s", self.path, LOCK_SECONDS)
-            raise FeedbackStoreError(_NOT_KEPT.format(why="the file is in use")) from error
+            raise FeedbackStoreError(_not_kept(Sentence("the file is in use"))) from error
         except OSError as error:
             log.error("Writing %s failed: %s", self.path, error)
             why = error.strerror or type(error).__name__
-            raise FeedbackStoreError(_NOT_KEPT.format(why=why)) from error
+            raise FeedbackStoreError(_not_kept(why)) from error
 
     def _open_to_write(self) -> BinaryIO:
         """The file, made with its header if there is none; call it with the lock held."""
@@ -330,3 +330,9 @@ def _write_all(file: BinaryIO, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[file.write(view) :]
+
+
+def _not_kept(why: str) -> Sentence:
+    return Sentence(
+        "Your answer could not be kept: %(why)s. Nothing was changed; try again later.", why=why
+    )

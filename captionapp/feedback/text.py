@@ -4,6 +4,7 @@ import re
 import unicodedata
 
 from captionapp.errors import InvalidFeedback
+from captionapp.sentences import Sentence
 
 MAX_CORRECTION = 1000
 
@@ -29,14 +30,21 @@ def clean_correction(text: str) -> str:
     for character in text:
         if character != "\n" and unicodedata.category(character) in ("Cc", "Cs"):
             raise InvalidFeedback(
-                f"Your text contains a character that cannot be kept (U+{ord(character):04X})."
-                " Remove it, or type the text again."
+                Sentence(
+                    "Your text contains a character that cannot be kept (%(character)s)."
+                    " Remove it, or type the text again.",
+                    character=f"U+{ord(character):04X}",
+                )
             )
     if all(unicodedata.category(character)[0] in "CZM" for character in text):
-        raise InvalidFeedback("Write a description, or accept the one that is there.")
+        raise InvalidFeedback(Sentence("Write a description, or accept the one that is there."))
     if len(text) > MAX_CORRECTION:
         raise InvalidFeedback(
-            f"Your text has {len(text)} characters; at most {MAX_CORRECTION} are kept. Shorten it."
+            Sentence(
+                "Your text has %(count)s characters; at most %(most)s are kept. Shorten it.",
+                count=len(text),
+                most=MAX_CORRECTION,
+            )
         )
     return text
 

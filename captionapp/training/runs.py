@@ -25,6 +25,7 @@ from filelock import FileLock, Timeout
 
 from captionapp import atomic, detached
 from captionapp.errors import CaptionAppError, NotFound, TrainingBusy, TrainingStopped
+from captionapp.sentences import Sentence
 from captionapp.training.config import Progress
 
 #: How long a started process may wait for the one that started it to let go of the lock.
@@ -108,7 +109,7 @@ class TrainingRuns:
         """
         state = self._state(run_id) if _is_id(run_id) else None
         if state is None:
-            raise NotFound(f"There is no training {run_id}.")
+            raise NotFound(Sentence("There is no training %(name)s.", name=run_id))
         return state
 
     def request_stop(self, run_id: str) -> None:
@@ -229,9 +230,15 @@ class TrainingRuns:
         )
 
 
-def _busy(other: RunState | None) -> str:
-    since = f" since {other.started_at} (process {other.pid})" if other and other.active else ""
-    return f"A training is under way{since}; there is one at a time. Wait for it, or stop it."
+def _busy(other: RunState | None) -> Sentence:
+    if other is None or not other.active:
+        return Sentence("A training is under way; there is one at a time. Wait for it, or stop it.")
+    return Sentence(
+        "A training is under way since %(since)s (process %(process)s); there is one at a time."
+        " Wait for it, or stop it.",
+        since=other.started_at,
+        process=str(other.pid),
+    )
 
 
 def _is_id(name: str) -> bool:

@@ -28,6 +28,7 @@ from captionapp.web import (
     presenting,
     training,
     upload,
+    words,
 )
 
 
@@ -45,6 +46,7 @@ def register(app: Flask) -> None:
     CSRFProtect(app)
     errors.init_app(app)
     presenting.init_app(app)
+    words.init_app(app)
     app.jinja_env.globals["is_operator"] = operator.is_operator
     events.init_app(app, settings.threads)
     for module in (

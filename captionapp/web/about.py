@@ -6,22 +6,25 @@ from collections.abc import Mapping
 from typing import Any
 
 from flask import Blueprint, render_template
+from flask_babel import gettext, lazy_gettext
+from flask_babel.speaklater import LazyString
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from markupsafe import Markup
 
 from captionapp.errors import CaptionAppError
 from captionapp.web.current import workflow
+from captionapp.web.language import translated
 
 blueprint = Blueprint("about", __name__)
 
 #: Fields of a model card's front matter that tell a reader something.
-SHOWN_FIELDS = {
-    "license": "License",
-    "language": "Language",
-    "base_model": "Made from",
-    "datasets": "Trained on",
-    "pipeline_tag": "Task",
+SHOWN_FIELDS: Mapping[str, LazyString] = {
+    "license": lazy_gettext("License"),
+    "language": lazy_gettext("Language"),
+    "base_model": lazy_gettext("Made from"),
+    "datasets": lazy_gettext("Trained on"),
+    "pipeline_tag": lazy_gettext("Task"),
 }
 
 
@@ -31,7 +34,7 @@ def show() -> str:
         version = workflow().versions.current()
         card = workflow().versions.model_card(version)
     except CaptionAppError as error:
-        return render_template("about.html", version=None, problem=str(error))
+        return render_template("about.html", version=None, problem=translated(error))
     fields, body = split_front_matter(card)
     return render_template("about.html", version=version, fields=fields, card=render_markdown(body))
 
@@ -48,7 +51,7 @@ def split_front_matter(card: str) -> tuple[list[tuple[str, str]], str]:
     except Exception:  # whatever a broken front matter raises, the text below it is still good
         _, _, body = card.removeprefix("---").partition("\n---")
         return [], body or card
-    fields = [(label, _joined(data.get(name))) for name, label in SHOWN_FIELDS.items()]
+    fields = [(str(label), _joined(data.get(name))) for name, label in SHOWN_FIELDS.items()]
     return [(label, value) for label, value in fields if value], parsed.text
 
 
@@ -72,7 +75,8 @@ def render_markdown(text: str) -> Markup:
             _unlink_relative(token.children)
     html = markdown.renderer.render(tokens, markdown.options, {})
     # Tables scroll on narrow screens; a scrolling region has to be reachable by keyboard.
-    region = '<div class="scroll" role="region" aria-label="Table" tabindex="0"><table>'
+    label = gettext("Table")
+    region = f'<div class="scroll" role="region" aria-label="{label}" tabindex="0"><table>'
     return Markup(html.replace("<table>", region).replace("</table>", "</table></div>"))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from flask import Blueprint, Response, flash, make_response, redirect, render_template, url_for
 from flask.typing import ResponseReturnValue
+from flask_babel import gettext, ngettext
 
 from captionapp import asking
 from captionapp.errors import FeedbackStoreError, InvalidFeedback, ModelUnavailable, NotFound
@@ -13,6 +14,7 @@ from captionapp.records import CaptionRecord
 from captionapp.web import errors, identity
 from captionapp.web.current import workflow
 from captionapp.web.forms import ButtonForm, NextForm, first_error
+from captionapp.web.language import translated
 from captionapp.web.operator import require_operator
 from captionapp.web.paging import asked_number
 from captionapp.web.pictures import send_picture
@@ -48,13 +50,20 @@ def answer() -> ResponseReturnValue:
             by_operator=True,
         )
     except InvalidFeedback as error:
-        return _form_again(form, str(error), 422)
+        return _form_again(form, translated(error), 422)
     except FeedbackStoreError as error:
-        response = _form_again(form, f"{error} Your answer was not kept.", 503)
+        response = _form_again(
+            form, gettext("%(problem)s Your answer was not kept.", problem=translated(error)), 503
+        )
         response.headers["Retry-After"] = str(errors.retry_after(error))
         return response
     accepted = row.verdict is Verdict.ACCEPTED
-    flash("Noted: it is right. Next." if accepted else "Your description is kept. Next.", "done")
+    flash(
+        gettext("Noted: it is right. Next.")
+        if accepted
+        else gettext("Your description is kept. Next."),
+        "done",
+    )
     return redirect(url_for("asking.show", skip=form.skip.data or None), 303)
 
 
@@ -64,10 +73,14 @@ def describe() -> ResponseReturnValue:
     try:
         queued = asking.describe(workflow(), DESCRIBED_AT_ONCE)
     except ModelUnavailable as error:
-        flash(str(error), "problem")
+        flash(translated(error), "problem")
     else:
-        noun = "picture is" if queued == 1 else "pictures are"
-        flash(f"{queued} {noun} being described. Look again in a moment.", "done")
+        news = ngettext(
+            "One picture is being described. Look again in a moment.",
+            "%(num)s pictures are being described. Look again in a moment.",
+            queued,
+        )
+        flash(news, "done")
     return redirect(url_for("asking.show"), 303)
 
 

@@ -42,11 +42,11 @@ class Line:
 
 @dataclass(frozen=True)
 class TimeChart:
-    """Everything that is drawn; ``labels`` are (x, anchor, text)."""
+    """Everything that is drawn; ``labels`` are (x, anchor, period)."""
 
     dots: list[Dot]
     lines: list[Line]
-    labels: list[tuple[float, str, str]]
+    labels: list[tuple[float, str, Period]]
     most: int
     height: int = HEIGHT
     rate_y: tuple[float, float, float] = (RATE_TOP, (RATE_TOP + RATE_BOTTOM) / 2, RATE_BOTTOM)
@@ -83,12 +83,12 @@ def _dot(n: int, of: int, period: Period, most: int) -> Dot:
     )
 
 
-def _labels(dots: Sequence[Dot]) -> list[tuple[float, str, str]]:
+def _labels(dots: Sequence[Dot]) -> list[tuple[float, str, Period]]:
     if not dots:
         return []
     if len(dots) == 1:
-        return [(50.0, "middle", dots[0].period.label)]
-    return [(0.0, "start", dots[0].period.label), (100.0, "end", dots[-1].period.label)]
+        return [(50.0, "middle", dots[0].period)]
+    return [(0.0, "start", dots[0].period), (100.0, "end", dots[-1].period)]
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from flask import Blueprint, current_app, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
+from flask_babel import gettext
 
 from captionapp.comparison import Comparison
 from captionapp.errors import NotFound, UnknownVersion
@@ -50,7 +51,10 @@ def vote() -> ResponseReturnValue:
     comparison = _comparison(form.candidate.data)
     pair = comparison.pair(form.image_id.data) if comparison else None
     if comparison is None or pair is None or comparison.mark != form.mark.data:
-        flash("The versions have been evaluated anew meanwhile; that vote was not kept.", "problem")
+        flash(
+            gettext("The versions have been evaluated anew meanwhile; that vote was not kept."),
+            "problem",
+        )
         return back
     comparison.votes.cast(
         pair.image_id,
@@ -59,7 +63,7 @@ def vote() -> ResponseReturnValue:
         Choice(form.choice.data),
         identity.contributor(),
     )
-    flash("Your vote is kept.", "done")
+    flash(gettext("Your vote is kept."), "done")
     return back
 
 

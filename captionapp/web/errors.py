@@ -7,6 +7,8 @@ import time
 from collections.abc import Mapping
 
 from flask import Flask, Response, current_app, jsonify, make_response, render_template, request
+from flask_babel import gettext, lazy_gettext
+from flask_babel.speaklater import LazyString
 from flask_limiter import Limiter, RateLimitExceeded
 from flask_wtf.csrf import CSRFError
 from sqlalchemy.exc import OperationalError
@@ -15,56 +17,63 @@ from werkzeug.wsgi import get_input_stream
 
 from captionapp import errors as domain
 from captionapp.web.current import workflow
+from captionapp.web.language import translated
 
 #: Title and what to do, for each status that people meet.
-PAGES: Mapping[int, tuple[str, str]] = {
+PAGES: Mapping[int, tuple[LazyString, LazyString]] = {
     400: (
-        "That request could not be understood",
-        "Go back, reload the page and try again.",
+        lazy_gettext("That request could not be understood"),
+        lazy_gettext("Go back, reload the page and try again."),
     ),
     401: (
-        "This page is for the operator",
-        "Reload the page and give the admin password; any user name will do.",
+        lazy_gettext("This page is for the operator"),
+        lazy_gettext("Reload the page and give the admin password; any user name will do."),
     ),
     404: (
-        "There is nothing here",
-        "The address may be mistyped, or the picture belongs to another browser or was deleted.",
+        lazy_gettext("There is nothing here"),
+        lazy_gettext(
+            "The address may be mistyped, or the picture belongs to another browser or was deleted."
+        ),
     ),
     405: (
-        "That cannot be done here",
-        "This address does not take that kind of request. Start again from the first page.",
+        lazy_gettext("That cannot be done here"),
+        lazy_gettext(
+            "This address does not take that kind of request. Start again from the first page."
+        ),
     ),
     409: (
-        "Something else is under way",
-        "Wait for it to end, then try again.",
+        lazy_gettext("Something else is under way"),
+        lazy_gettext("Wait for it to end, then try again."),
     ),
     413: (
-        "That is too much at once",
-        "Send fewer or smaller pictures.",
+        lazy_gettext("That is too much at once"),
+        lazy_gettext("Send fewer or smaller pictures."),
     ),
     415: (
-        "That kind of request is not accepted",
-        "Send pictures with the form on the first page.",
+        lazy_gettext("That kind of request is not accepted"),
+        lazy_gettext("Send pictures with the form on the first page."),
     ),
     422: (
-        "That could not be used",
-        "Go back, correct what you sent and try again.",
+        lazy_gettext("That could not be used"),
+        lazy_gettext("Go back, correct what you sent and try again."),
     ),
     429: (
-        "A little slower, please",
-        "Too many requests came from your address. Wait a moment, then try again.",
+        lazy_gettext("A little slower, please"),
+        lazy_gettext("Too many requests came from your address. Wait a moment, then try again."),
     ),
     500: (
-        "Something went wrong on our side",
-        "It has been written to the log. Try again; if it goes on, tell the operator.",
+        lazy_gettext("Something went wrong on our side"),
+        lazy_gettext(
+            "It has been written to the log. Try again; if it goes on, tell the operator."
+        ),
     ),
     503: (
-        "Not just now",
-        "Try again in a moment.",
+        lazy_gettext("Not just now"),
+        lazy_gettext("Try again in a moment."),
     ),
     507: (
-        "There is no room left",
-        "Delete pictures you no longer need from your history, or tell the operator.",
+        lazy_gettext("There is no room left"),
+        lazy_gettext("Delete pictures you no longer need from your history, or tell the operator."),
     ),
 }
 
@@ -122,7 +131,7 @@ def handle_domain_error(error: domain.CaptionAppError) -> Response:
         current_app.logger.error("unforeseen domain error", exc_info=error)
         return render_error(500)
     # That a picture belongs to somebody else is nobody's business: a 404 says nothing more.
-    message = "" if status == 404 else str(error)
+    message = "" if status == 404 else translated(error)
     return render_error(status, message, retry=retry_after(error))
 
 
@@ -130,7 +139,8 @@ def handle_database_error(error: OperationalError) -> Response:
     """The database is locked for too long, or its disk is full."""
     current_app.logger.error("the database cannot be used", exc_info=error)
     workflow().metrics.failure("database")
-    return render_error(503, "The server cannot store anything just now.", DATABASE_RETRY_SECONDS)
+    message = gettext("The server cannot store anything just now.")
+    return render_error(503, message, DATABASE_RETRY_SECONDS)
 
 
 def handle_http_error(error: HTTPException) -> Response:
@@ -141,7 +151,7 @@ def handle_http_error(error: HTTPException) -> Response:
     if status >= 500:
         workflow().metrics.failure("unforeseen")
     if isinstance(error, CSRFError):
-        message = (
+        message = gettext(
             "The form was open for too long, or cookies are switched off in this browser, "
             "so nothing was done. Go back, reload the page and send the form again."
         )
@@ -162,9 +172,9 @@ def render_error(status: int, message: str = "", retry: int | None = None) -> Re
     """The one renderer. ``message`` is a sentence that replaces the general advice."""
     discard_body()
     title, advice = PAGES.get(status, PAGES[500 if status >= 500 else 400])
-    message = message or advice
+    message = message or str(advice)
     if _prefers_json():
-        response = jsonify(error={"status": status, "title": title, "message": message})
+        response = jsonify(error={"status": status, "title": str(title), "message": message})
     else:
         page = render_template(
             "error.html", status=status, title=title, message=message, retry=retry
@@ -213,7 +223,9 @@ def _seconds_until_reset() -> int:
 
 def _limits_sentence() -> str:
     settings = workflow().settings
-    return (
-        f"At most {settings.max_files} pictures of {settings.max_file_mb} MB each and a short text "
-        "can be sent at a time. Send fewer, smaller or shorter ones."
+    return gettext(
+        "At most %(most)s pictures of %(megabytes)s MB each and a short text can be sent at a "
+        "time. Send fewer, smaller or shorter ones.",
+        most=settings.max_files,
+        megabytes=settings.max_file_mb,
     )

@@ -16,6 +16,7 @@ from flask import (
     url_for,
 )
 from flask.typing import ResponseReturnValue
+from flask_babel import gettext
 from wtforms import SelectChoice
 
 from captionapp.errors import FeedbackStoreError, InvalidFeedback
@@ -23,6 +24,7 @@ from captionapp.feedback.repository import FeedbackRow, Verdict
 from captionapp.web import errors, identity, pictures
 from captionapp.web.current import workflow
 from captionapp.web.forms import FeedbackForm, FilterForm, first_error
+from captionapp.web.language import translated
 from captionapp.web.operator import require_operator
 from captionapp.web.paging import asked_page
 
@@ -46,15 +48,20 @@ def give(image_id: str) -> ResponseReturnValue:
             form.reasons.data or [],
         )
     except InvalidFeedback as error:
-        return _form_again(image_id, form, str(error), 422)
+        return _form_again(image_id, form, translated(error), 422)
     except FeedbackStoreError as error:
-        response = _form_again(image_id, form, f"{error} Your answer was not kept.", 503)
+        response = _form_again(
+            image_id,
+            form,
+            gettext("%(problem)s Your answer was not kept.", problem=translated(error)),
+            503,
+        )
         response.headers["Retry-After"] = str(errors.retry_after(error))
         return response
     if row.verdict is Verdict.ACCEPTED:
-        flash("Thank you. It is noted that the description is right.", "done")
+        flash(gettext("Thank you. It is noted that the description is right."), "done")
     else:
-        flash("Thank you. Your description is kept and will be shown from now on.", "done")
+        flash(gettext("Thank you. Your description is kept and will be shown from now on."), "done")
     return redirect(url_for("pictures.show", image_id=image_id), 303)
 
 
@@ -107,7 +114,7 @@ def filtered(rows: list[FeedbackRow]) -> tuple[FilterForm, list[FeedbackRow], st
     form = FilterForm(request.args)
     names = dict.fromkeys(row.model_version for row in rows)
     form.version.choices = [
-        SelectChoice("", "any"),
+        SelectChoice("", gettext("any")),
         *(SelectChoice(name, name) for name in names if name),
     ]
     if not form.validate():

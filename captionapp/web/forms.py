@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from flask_babel import lazy_gettext
+from flask_babel.speaklater import LazyString
 from flask_wtf import FlaskForm
 from flask_wtf.file import MultipleFileField
 from wtforms import (
@@ -21,17 +25,11 @@ from captionapp.captioning.captioner import MAX_PROMPT_CHARACTERS
 from captionapp.feedback.filters import FeedbackFilter, Source
 from captionapp.feedback.repository import Reason, Verdict
 from captionapp.votes import Choice
+from captionapp.web.words import REASON_LABELS
 
 MAX_CORRECTION_CHARACTERS = 1000
 
-REASON_LABELS = {
-    Reason.INACCURATE: "inaccurate",
-    Reason.ASSUMPTIVE: "assumes too much",
-    Reason.MISSING_DETAILS: "misses details",
-    Reason.TOO_LONG: "too long",
-    Reason.HARD_TO_READ: "hard to read",
-    Reason.WRONG_TONE: "wrong tone",
-}
+INCOMPLETE = lazy_gettext("The form is incomplete; send it again.")
 
 
 def _one_line(text: str | None) -> str:
@@ -42,13 +40,13 @@ def _one_line(text: str | None) -> str:
 class UploadForm(FlaskForm):  # type: ignore[misc]
     """``POST /captions``"""
 
-    images = MultipleFileField("Pictures")
+    images = MultipleFileField(lazy_gettext("Pictures"))
     prompt = StringField(
-        "Beginning of the description",
+        lazy_gettext("Beginning of the description"),
         validators=[
             Length(
                 max=MAX_PROMPT_CHARACTERS,
-                message="The beginning may have at most %(max)d characters.",
+                message=lazy_gettext("The beginning may have at most %(max)d characters."),
             )
         ],
     )
@@ -57,18 +55,18 @@ class UploadForm(FlaskForm):  # type: ignore[misc]
 class FeedbackForm(FlaskForm):  # type: ignore[misc]
     """``POST /images/<image_id>/feedback``"""
 
-    caption_id = HiddenField(validators=[DataRequired("The form is incomplete; send it again.")])
+    caption_id = HiddenField(validators=[DataRequired(INCOMPLETE)])
     verdict = HiddenField(
         validators=[
             AnyOf(
                 [verdict.value for verdict in Verdict],
-                message="Say whether the description is right or what it should be.",
+                message=lazy_gettext("Say whether the description is right or what it should be."),
             )
         ]
     )
-    correction = TextAreaField("A better description")
+    correction = TextAreaField(lazy_gettext("A better description"))
     reasons = SelectMultipleField(
-        "What was wrong with it? (optional)",
+        lazy_gettext("What was wrong with it? (optional)"),
         choices=[SelectChoice(reason.value, label) for reason, label in REASON_LABELS.items()],
         widget=ListWidget(prefix_label=False),
         option_widget=CheckboxInput(),
@@ -78,18 +76,23 @@ class FeedbackForm(FlaskForm):  # type: ignore[misc]
 class NextForm(FeedbackForm):
     """``POST /feedback/next``: an answer about a picture that this browser need not hold."""
 
-    image_id = HiddenField(validators=[DataRequired("The form is incomplete; send it again.")])
+    image_id = HiddenField(validators=[DataRequired(INCOMPLETE)])
     skip = IntegerField(default=0, validators=[Optional()])
 
 
-def _choice(label: str, choices: dict[str, str]) -> SelectField:
+def _choice(label: LazyString, choices: Mapping[str, LazyString]) -> SelectField:
     """One of these values, shown as their labels."""
     return SelectField(
         label,
         choices=[SelectChoice(value, shown) for value, shown in choices.items()],
         default="",
         validate_choice=False,  # its message names nothing
-        validators=[AnyOf(list(choices), message=f"{label}: choose one of those in the list.")],
+        validators=[
+            AnyOf(
+                list(choices),
+                message=lazy_gettext("%(field)s: choose one of those in the list.", field=label),
+            )
+        ],
     )
 
 
@@ -100,22 +103,33 @@ class FilterForm(FlaskForm):  # type: ignore[misc]
         csrf = False
 
     verdict = _choice(
-        "Verdict",
-        {"": "any", Verdict.ACCEPTED.value: "it is right", Verdict.CORRECTED.value: "corrected"},
+        lazy_gettext("Verdict"),
+        {
+            "": lazy_gettext("any"),
+            Verdict.ACCEPTED.value: lazy_gettext("it is right"),
+            Verdict.CORRECTED.value: lazy_gettext("corrected"),
+        },
     )
-    reason = _choice("Reason", {"": "any"} | {one.value: REASON_LABELS[one] for one in Reason})
+    reason = _choice(
+        lazy_gettext("Reason"),
+        {"": lazy_gettext("any")} | {one.value: REASON_LABELS[one] for one in Reason},
+    )
     # Its choices are the versions of the rows.
-    version = SelectField("Version", default="", validate_choice=False)
+    version = SelectField(lazy_gettext("Version"), default="", validate_choice=False)
     source = _choice(
-        "Given by",
-        {"": "anybody", Source.PEOPLE.value: "people here", Source.IMPORT.value: "an import"},
+        lazy_gettext("Given by"),
+        {
+            "": lazy_gettext("anybody"),
+            Source.PEOPLE.value: lazy_gettext("people here"),
+            Source.IMPORT.value: lazy_gettext("an import"),
+        },
     )
     text = StringField(
-        "Text",
-        validators=[Length(max=200, message="Look for at most %(max)d characters.")],
+        lazy_gettext("Text"),
+        validators=[Length(max=200, message=lazy_gettext("Look for at most %(max)d characters."))],
     )
-    first = DateField("From", validators=[Optional()])
-    last = DateField("To", validators=[Optional()])
+    first = DateField(lazy_gettext("From"), validators=[Optional()])
+    last = DateField(lazy_gettext("To"), validators=[Optional()])
 
     def chosen(self) -> FeedbackFilter:
         """The filter, once the form has been validated."""
@@ -142,10 +156,12 @@ class ForceForm(FlaskForm):  # type: ignore[misc]
     """``POST /models/<version>/promote`` with ``force``: over what the gate says, and why."""
 
     reason = TextAreaField(
-        "Why it is to be served all the same",
+        lazy_gettext("Why it is to be served all the same"),
         validators=[
-            DataRequired("Write why it is to be served although it was refused."),
-            Length(max=500, message="The reason may have at most %(max)d characters."),
+            DataRequired(lazy_gettext("Write why it is to be served although it was refused.")),
+            Length(
+                max=500, message=lazy_gettext("The reason may have at most %(max)d characters.")
+            ),
         ],
         filters=[_one_line],
     )
@@ -158,7 +174,11 @@ class VoteForm(FlaskForm):  # type: ignore[misc]
     candidate = HiddenField(validators=[DataRequired()])
     mark = HiddenField(validators=[DataRequired()])
     choice = HiddenField(
-        validators=[AnyOf([choice.value for choice in Choice], message="Choose one of the four.")]
+        validators=[
+            AnyOf(
+                [choice.value for choice in Choice], message=lazy_gettext("Choose one of the four.")
+            )
+        ]
     )
 
 
@@ -167,4 +187,4 @@ def first_error(form: FlaskForm) -> str:
     for messages in form.errors.values():
         for message in messages:
             return str(message)
-    return "The form is incomplete; send it again."
+    return str(INCOMPLETE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from flask import Blueprint, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
+from flask_babel import gettext
 
 from captionapp.web import identity
 from captionapp.web.current import workflow
@@ -33,5 +34,5 @@ def undo() -> ResponseReturnValue:
     moment = request.form.get("moment", "")
     back = workflow().letting_go.take_back(identity.contributor(), moment)
     if not back:
-        flash("It is too late to bring these back.", "problem")
+        flash(gettext("It is too late to bring these back."), "problem")
     return redirect(url_for("history.show"), 303)

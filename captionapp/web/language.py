@@ -13,6 +13,7 @@ import flask_babel
 from babel import Locale
 from flask import Flask, Response, request, url_for
 
+from captionapp.errors import CaptionAppError
 from captionapp.sentences import Sentence
 from captionapp.settings import Settings
 
@@ -61,13 +62,13 @@ def locale() -> Locale:
 
 
 def translated(said: object) -> str:
-    """A sentence of the domain, or the error that carries it, in the language of the page.
+    """A sentence of the domain, or the error that carries one, in the language of the page.
 
     A sentence that was stored is plain text by then: it is looked up whole, and stays English if
     something was filled in.
     """
-    if isinstance(said, Exception):
-        said = said.args[0] if said.args else str(said)
+    if isinstance(said, CaptionAppError):
+        said = said.message
     if not isinstance(said, Sentence):
         return flask_babel.gettext(str(said)) if said else ""
     filled = {name: _filled_in(value) for name, value in said.parameters.items()}

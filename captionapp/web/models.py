@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from flask import Blueprint, flash, make_response, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
+from flask_babel import format_percent, gettext, lazy_gettext
+from flask_babel.speaklater import LazyString
 
 from captionapp.captioning.pointer import PointerChange
 from captionapp.captioning.versions import ModelVersion
@@ -17,28 +20,36 @@ from captionapp.votes import Votes
 from captionapp.web import training
 from captionapp.web.current import workflow
 from captionapp.web.forms import ButtonForm, ForceForm, first_error
+from captionapp.web.language import translated
 from captionapp.web.operator import require_operator
 from captionapp.web.paging import asked_page
+from captionapp.web.presenting import number
 
 blueprint = Blueprint("models", __name__, url_prefix="/models")
 
 RESULTS_PER_PAGE = 12
 CHANGES_SHOWN = 12
+
+
+def share_of_captions(fraction: float) -> str:
+    return format_percent(fraction, "0.0%")
+
+
 #: What a person reads, of the fields of ``Figures``: label, field, format, whether more is better.
 FIGURES = (
-    ("CIDEr", "cider", "{:.3f}", True),
-    ("BLEU-4", "bleu_4", "{:.3f}", True),
-    ("ROUGE-L", "rouge_l", "{:.3f}", True),
-    ("Exact matches", "exact", "{:d}", True),
-    ("Words still to change", "edit_distance", "{:.2f}", False),
-    ("Distinct captions", "distinct", "{:.1%}", True),
-    ("Captions that repeat themselves", "repeating", "{:d}", False),
-    ("Words a caption", "mean_words", "{:.1f}", None),
+    ("CIDEr", "cider", partial(number, digits=3), True),
+    ("BLEU-4", "bleu_4", partial(number, digits=3), True),
+    ("ROUGE-L", "rouge_l", partial(number, digits=3), True),
+    (lazy_gettext("Exact matches"), "exact", number, True),
+    (lazy_gettext("Words still to change"), "edit_distance", partial(number, digits=2), False),
+    (lazy_gettext("Distinct captions"), "distinct", share_of_captions, True),
+    (lazy_gettext("Captions that repeat themselves"), "repeating", number, False),
+    (lazy_gettext("Words a caption"), "mean_words", partial(number, digits=1), None),
 )
-OUTCOMES: dict[str, tuple[Outcome, str]] = {
-    "wins": ("win", "Wins"),
-    "losses": ("loss", "Losses"),
-    "ties": ("tie", "Ties"),
+OUTCOMES: dict[str, tuple[Outcome, LazyString]] = {
+    "wins": ("win", lazy_gettext("Wins")),
+    "losses": ("loss", lazy_gettext("Losses")),
+    "ties": ("tie", lazy_gettext("Ties")),
 }
 
 
@@ -145,14 +156,18 @@ def rollback() -> ResponseReturnValue:
     require_operator()
     last = _last_change()
     if last is None or request.form.get("from") != last.version:
-        flash("Another version is current by now. Look at what there is.", "problem")
+        flash(gettext("Another version is current by now. Look at what there is."), "problem")
         return redirect(url_for("models.table"), 303)
     try:
         change = workflow().promotion.rollback()
     except PromotionRefused as error:
-        flash(str(error), "problem")
+        flash(translated(error), "problem")
     else:
-        flash(f"{change.version} is the current version again. Workers follow at once.", "done")
+        news = gettext(
+            "%(version)s is the current version again. Workers follow at once.",
+            version=change.version,
+        )
+        flash(news, "done")
     return redirect(url_for("models.table"), 303)
 
 
@@ -164,7 +179,7 @@ def version_rows() -> tuple[list[Row], str]:
         serving = flow.versions.current()
         current, last = serving.name, flow.versions.pointer.last()
     except ModelUnavailable as error:
-        serving, current, last, problem = None, "", None, str(error)
+        serving, current, last, problem = None, "", None, translated(error)
     versions = list(flow.versions.list())
     if serving is not None and current not in [one.name for one in versions]:
         versions.append(serving)  # named by the setting, and not among ours
@@ -211,10 +226,10 @@ def _parent(version: ModelVersion) -> str:
 def _why(last: PointerChange | None) -> str:
     setting = workflow().settings.model
     if setting:
-        return "because CAPTIONAPP_MODEL names it"
+        return gettext("because CAPTIONAPP_MODEL names it")
     if last is None:
-        return "because none was promoted yet"
-    return f"{'forced: ' if last.forced else ''}{last.reason}"
+        return gettext("because none was promoted yet")
+    return gettext("forced: %(reason)s", reason=last.reason) if last.forced else last.reason
 
 
 def _lineage(rows: list[Row], row: Row) -> list[str]:
@@ -273,16 +288,17 @@ def _start(task: Task, version: str, reason: str = "") -> None:
     try:
         _tasks().start(task, version, reason)
     except TaskBusy as error:
-        flash(str(error), "problem")
+        flash(translated(error), "problem")
     except OSError as error:
-        flash(f"It could not be started: {error.strerror or error}.", "problem")
+        flash(_not_started(error), "problem")
 
 
 def _promotion_page(version: str, form: ForceForm, problem: str = "") -> str:
     rows, _ = version_rows()
     row = _row(rows, version)
     if row.standing == "current":
-        problem = problem or f"{version} is the current version already."
+        already = gettext("%(version)s is the current version already.", version=version)
+        problem = problem or already
     current = next((one.version.name for one in rows if one.standing == "current"), "")
     report = row.report if row.report and row.report.current == current else None
     task = _task_of(version)
@@ -297,3 +313,7 @@ def _promotion_page(version: str, form: ForceForm, problem: str = "") -> str:
         settings=workflow().settings,
         button=ButtonForm(formdata=None),
     )
+
+
+def _not_started(error: OSError) -> str:
+    return gettext("It could not be started: %(why)s.", why=error.strerror or error)

@@ -12,7 +12,6 @@ from flask_babel import format_date, format_decimal, format_percent, format_time
 from captionapp.errors import CaptionAppError
 from captionapp.feedback.repository import Verdict
 from captionapp.web.current import workflow
-from captionapp.web.forms import REASON_LABELS
 
 if TYPE_CHECKING:
     from captionapp.results import PictureView
@@ -77,11 +76,21 @@ def number(value: float, digits: int | None = None) -> str:
     return format_decimal(value, pattern)
 
 
+def change(fraction: float) -> str:
+    """``-0.123`` -> ``-12.3%``, always with its sign."""
+    return format_percent(fraction, "+0.0%;-0.0%")
+
+
 def day(moment: datetime | str) -> str:
     """``23 November 2026, 12:45 UTC``, from a UTC datetime or ISO 8601 text."""
     if isinstance(moment, str):
         moment = datetime.fromisoformat(moment)
     return f"{format_date(moment, 'long')}, {format_time(moment, 'short')} UTC"
+
+
+def clock(moment: datetime) -> str:
+    """``12:45 UTC``"""
+    return f"{format_time(moment, 'short')} UTC"
 
 
 def served_version() -> str:
@@ -95,6 +104,12 @@ def served_version() -> str:
 def init_app(app: Flask) -> None:
     """Makes the words of this module known to the templates."""
     app.jinja_env.filters.update(
-        percent=percent, share=share, number=number, sureness=sureness, day=day
+        percent=percent,
+        share=share,
+        change=change,
+        number=number,
+        clock=clock,
+        sureness=sureness,
+        day=day,
     )
-    app.jinja_env.globals.update(description_of=description_of, reason_labels=REASON_LABELS)
+    app.jinja_env.globals["description_of"] = description_of

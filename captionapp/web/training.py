@@ -6,26 +6,30 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flask import Blueprint, Response, flash, redirect, request, url_for
+from flask import Blueprint, Response, current_app, flash, redirect, request, url_for
 from flask.typing import ResponseReturnValue
+from flask_babel import force_locale, gettext, lazy_gettext
+from flask_babel.speaklater import LazyString
 
 from captionapp.errors import NotFound, TrainingBusy
 from captionapp.training.runs import RunState, TrainingRuns
 from captionapp.web.current import workflow
 from captionapp.web.events import News, streams
 from captionapp.web.forms import ButtonForm
+from captionapp.web.language import locale, translated
 from captionapp.web.operator import require_operator
+from captionapp.web.presenting import number
 
 blueprint = Blueprint("training", __name__, url_prefix="/models/training")
 
 #: What became of a training, in words.
-STATUS_WORDS = {
-    "running": "A training is under way",
-    "stopping": "The training is saving and stopping",
-    "done": "The last training is done",
-    "failed": "The last training failed",
-    "stopped": "The last training was stopped",
-    "interrupted": "The last training broke off",
+STATUS_WORDS: Mapping[str, LazyString] = {
+    "running": lazy_gettext("A training is under way"),
+    "stopping": lazy_gettext("The training is saving and stopping"),
+    "done": lazy_gettext("The last training is done"),
+    "failed": lazy_gettext("The last training failed"),
+    "stopped": lazy_gettext("The last training was stopped"),
+    "interrupted": lazy_gettext("The last training broke off"),
 }
 #: Those can go on from where they were.
 RESUMABLE = frozenset({"failed", "stopped", "interrupted"})
@@ -43,7 +47,8 @@ def start() -> ResponseReturnValue:
         return redirect(url_for("models.table"), 303)
     retain = workflow().settings.retain
     if retain and not Path(retain).is_dir():
-        flash(f"CAPTIONAPP_RETAIN names {retain}, which is not a folder.", "problem")
+        message = gettext("CAPTIONAPP_RETAIN names %(path)s, which is not a folder.", path=retain)
+        flash(message, "problem")
         return redirect(url_for("models.table"), 303)
     resume = request.form.get("resume") or None
     # A training that goes on has its data already.
@@ -51,9 +56,12 @@ def start() -> ResponseReturnValue:
     try:
         runs().start_detached(arguments, resume)
     except (TrainingBusy, NotFound) as error:
-        flash(str(error), "problem")
+        flash(translated(error), "problem")
     except OSError as error:
-        flash(f"The training could not be started: {error.strerror or error}.", "problem")
+        message = gettext(
+            "The training could not be started: %(why)s.", why=error.strerror or error
+        )
+        flash(message, "problem")
     return redirect(url_for("models.table"), 303)
 
 
@@ -69,8 +77,14 @@ def stop() -> ResponseReturnValue:
 def events() -> Response:
     """How far the training is, as it goes on; ends with it."""
     require_operator()
-    its = runs()  # the request is over when these are asked
-    return streams().answer(lambda: news(its.latest()))
+    # The request is over when these are asked.
+    its, app, language = runs(), current_app._get_current_object(), str(locale())  # type: ignore[attr-defined]
+
+    def look() -> News:
+        with app.app_context(), force_locale(language):
+            return news(its.latest())
+
+    return streams().answer(look)
 
 
 def news(state: RunState | None) -> News:
@@ -83,26 +97,26 @@ def news(state: RunState | None) -> News:
 def described(state: RunState) -> Mapping[str, Any]:
     """``title``, ``step`` of ``steps`` and ``figures``, a sentence; nulls before the first step."""
     progress = state.progress
-    title = STATUS_WORDS.get(state.status, state.status)
+    title = str(STATUS_WORDS.get(state.status, state.status))
     if progress is None:
-        waiting = "The data and the model are being read." if state.active else ""
+        waiting = gettext("The data and the model are being read.") if state.active else ""
         return {"title": title, "step": None, "steps": None, "figures": waiting}
     parts = [
-        f"step {progress.step} of {progress.steps}",
-        f"pass {progress.epoch:.1f}",
-        f"loss {progress.loss:.3f}",
-        f"{progress.pictures_per_second:.1f} pictures a second",
+        gettext("Step %(step)s of %(steps)s", step=progress.step, steps=progress.steps),
+        gettext("pass %(epoch)s", epoch=number(progress.epoch, 1)),
+        gettext("loss %(loss)s", loss=number(progress.loss, 3)),
+        gettext("%(speed)s pictures a second", speed=number(progress.pictures_per_second, 1)),
     ]
     if progress.held_out_loss is not None:
-        parts.insert(3, f"loss on watched pictures {progress.held_out_loss:.3f}")
+        watched = number(progress.held_out_loss, 3)
+        parts.insert(3, gettext("loss on watched pictures %(loss)s", loss=watched))
     if state.active:
-        parts.append(f"about {duration(progress.seconds_left)} left")
-    sentence = ", ".join(parts)
+        parts.append(gettext("about %(time)s left", time=duration(progress.seconds_left)))
     return {
         "title": title,
         "step": progress.step,
         "steps": progress.steps,
-        "figures": f"{sentence[0].upper()}{sentence[1:]}.",
+        "figures": f"{', '.join(parts)}.",
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from flask import Blueprint, flash, redirect, render_template, session, url_for
 from flask.typing import ResponseReturnValue
+from flask_babel import gettext, ngettext
 from werkzeug.datastructures import FileStorage
 
 from captionapp.errors import InvalidOptions
@@ -11,6 +12,7 @@ from captionapp.results import IncomingFile, Rejected
 from captionapp.web import identity
 from captionapp.web.current import workflow
 from captionapp.web.forms import UploadForm, first_error
+from captionapp.web.language import translated
 
 blueprint = Blueprint("upload", __name__)
 
@@ -32,9 +34,14 @@ def describe() -> ResponseReturnValue:
     files = upload_form.images.data or []
     limit = workflow().settings.max_files
     if not files:
-        return _page(upload_form, ["Choose at least one picture, then send the form again."]), 422
+        message = gettext("Choose at least one picture, then send the form again.")
+        return _page(upload_form, [message]), 422
     if len(files) > limit:
-        message = f"At most {limit} pictures can be sent at a time; these were {len(files)}."
+        message = gettext(
+            "At most %(most)s pictures can be sent at a time; these were %(count)s.",
+            most=limit,
+            count=len(files),
+        )
         return _page(upload_form, [message]), 422
 
     contributor = identity.contributor()
@@ -43,7 +50,7 @@ def describe() -> ResponseReturnValue:
             [_incoming(file) for file in files], contributor, upload_form.prompt.data or ""
         )
     except InvalidOptions as error:
-        return _page(upload_form, [str(error)]), 422
+        return _page(upload_form, [translated(error)]), 422
     if not submission.accepted:
         return _page(upload_form, [_sentence(rejected) for rejected in submission.rejected]), 422
 
@@ -69,7 +76,7 @@ def _incoming(file: FileStorage) -> IncomingFile:
 
 
 def _sentence(rejected: Rejected) -> str:
-    return f"{rejected.name}: {rejected.reason}"
+    return f"{rejected.name}: {translated(rejected.reason)}"
 
 
 def _flash(rejected: list[Rejected]) -> None:
@@ -77,4 +84,9 @@ def _flash(rejected: list[Rejected]) -> None:
     for one in rejected[:MAX_FLASHED]:
         flash(_sentence(one), "problem")
     if len(rejected) > MAX_FLASHED:
-        flash(f"{len(rejected) - MAX_FLASHED} more files could not be used either.", "problem")
+        more = ngettext(
+            "One more file could not be used either.",
+            "%(num)s more files could not be used either.",
+            len(rejected) - MAX_FLASHED,
+        )
+        flash(more, "problem")

@@ -117,7 +117,7 @@ def test_undescribed_pictures_are_described_on_a_click(make_app, app, client, wo
     renamed = type(version)("fake-2", version.folder, version.origin, version.created_at)
     workflow.versions.current = lambda: renamed
     page = client.get("/feedback/next", auth=PASSWORD).text
-    assert "1 stored picture has not been described" in page
+    assert "One stored picture has not been described" in page
     captioner.model_version = "fake-2"
     captioner.replies = ["a new ball"]
     assert client.post("/feedback/next/describe", auth=PASSWORD).status_code == 303
