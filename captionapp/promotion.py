@@ -23,8 +23,10 @@ from captionapp.errors import (
     CaptionAppError,
     InvalidDataset,
     ModelUnavailable,
+    PointerMoved,
     PromotionRefused,
     TooFewRows,
+    UnknownVersion,
 )
 from captionapp.sentences import Sentence
 from captionapp.settings import ROOT, Settings
@@ -32,13 +34,17 @@ from captionapp.training import compare
 from captionapp.training.compare import Report
 from captionapp.training.dataset import read_imagefolder
 from captionapp.training.evaluate import Figures
+from captionapp.training.job import needed_versions
 from captionapp.training.proof import OnProgress, PictureSet, Prover, no_progress
 from captionapp.training.retained import HELD_OUT_SHARE, split_retained
+from captionapp.training.runs import TrainingRuns
 
 logger = logging.getLogger(__name__)
 
 #: A candidate whose share of distinct captions is under this part of what it was has collapsed.
 DISTINCT_KEPT = 0.5
+#: Fewer accepted pictures than these show nothing.
+MIN_ACCEPTED = 5
 #: A process that imports torch and loads a large model on a slow disk takes minutes at most.
 CHECK_SECONDS = 600.0
 #: Of a version that is being removed; what starts with a dot is never listed.
@@ -73,8 +79,8 @@ class Promotion:
         """Compare a version with the current one on held-out answers and on retained pictures,
         ask the gate, and keep the report with the version.
 
-        ``retained`` is an imagefolder; without it, it is the held-out part of the folder that the
-        version's training was told to retain.
+        ``retained`` is an imagefolder; without it, it is the one that the version's training was
+        told to retain. Only pictures that no training has seen judge.
 
         Raises:
             UnknownVersion, ModelUnavailable: if a version is not there or does not load.
@@ -158,8 +164,11 @@ class Promotion:
         logger.info("%s is the current version instead of %s: %s", name, current, reason)
         return change
 
-    def rollback(self) -> PointerChange:
+    def rollback(self, leave: str | None = None) -> PointerChange:
         """Return to the version before the current one, and from there to the one before it.
+
+        ``leave`` is the version that is to be left, if that matters: asking twice must not go back
+        twice. A shipped version that an upgrade has replaced is the one that is shipped now.
 
         Raises:
             PromotionRefused: if there is none, or it is gone.
@@ -172,11 +181,28 @@ class Promotion:
                 Sentence("There is no version to go back to: nothing was promoted yet.")
             )
         last = history[-1]
+        if leave is not None and last.version != leave:
+            raise PointerMoved(
+                Sentence(
+                    "Another version is current by now: %(name)s. Look at what there is.",
+                    name=last.version,
+                )
+            )
         known = [one for one in history if one.version == last.previous]
         before = known[-1].previous if known else ""
-        change = self.versions.set_current(
-            last.previous, before, f"rollback from {last.version}", expected=last.version
-        )
+        try:
+            name = self.versions.successor(last.previous)
+            change = self.versions.set_current(
+                name, before, f"rollback from {last.version}", expected=last.version
+            )
+        except UnknownVersion as error:
+            raise PromotionRefused(
+                Sentence(
+                    "%(before)s, the version before %(name)s, is gone; promote another one.",
+                    before=last.previous,
+                    name=last.version,
+                )
+            ) from error
         logger.info("%s is the current version again instead of %s", change.version, last.version)
         return change
 
@@ -189,11 +215,13 @@ class Promotion:
         return self.versions.pointer.history()
 
     def prune(self, keep: int) -> list[str]:
-        """Remove all versions of the instance folder but the ``keep`` newest, the current one and
-        the one that a rollback would return to. Returns the names of what was removed."""
+        """Remove all versions of the instance folder but the ``keep`` newest, the current one, the
+        one that a rollback would return to, and those that a training goes on with. Returns the
+        names of what was removed."""
         with self.versions.pointer.held():  # what is about to become current is not removed
             last = self.versions.pointer.last()
             kept = {self._current_name(), *([last.version, last.previous] if last else [])}
+            kept |= needed_versions(TrainingRuns(self.settings.instance / "training"))
             own = [one for one in self.versions.list() if self._is_own(one)]
             kept.update(one.name for one in own[len(own) - keep :] if keep)
             removed = [one for one in own if one.name not in kept]
@@ -224,17 +252,19 @@ class Promotion:
         return report.refusals, described(report)
 
     def _retained(self, version: ModelVersion, folder: Path | None) -> PictureSet | None:
-        if folder is not None:
-            return self.prover.folder(folder)
         described = version.details.get("retain") or {}
-        if isinstance(described, str):
-            described = {"folder": described}
-        if not described.get("folder"):
+        own = Path(described["folder"]) if described.get("folder") else None
+        path = folder or own
+        if path is None:
             return None
-        share = float(described.get("held_out_share", HELD_OUT_SHARE))
-        path = Path(described["folder"])
-        _, held_out = split_retained(read_imagefolder(path), share)
-        return self.prover.folder(path, held_out)
+        examples = read_imagefolder(path, on_missing=logger.warning)
+        if own is not None and path.resolve() == own.resolve():
+            share = float(described.get("held_out_share", HELD_OUT_SHARE))
+            _, examples = split_retained(examples, share)
+        unseen = self.prover.unseen(examples)
+        if not unseen:
+            raise InvalidDataset(f"{path} has no picture that no training has seen.")
+        return self.prover.folder(path, unseen)
 
     def _must_follow_the_pointer(self) -> None:
         if self.versions.model_setting:
@@ -276,6 +306,7 @@ def refusals(report: Report, settings: Settings) -> tuple[str, ...]:
     return (
         *_not_better(report, settings),
         *_forgetful(report, settings),
+        *_worse_where_accepted(report, settings),
         *_collapsed(report),
         *_not_voted_for(report, settings),
     )
@@ -314,6 +345,16 @@ def _forgetful(report: Report, settings: Settings) -> Sequence[str]:
             "nothing says whether it has forgotten what it could: no retained pictures are known; "
             "name a folder with --retained DIR",
         )
+    if report.retained.pictures < settings.min_retained:
+        return (
+            f"{report.retained.pictures} retained pictures do not show whether it has forgotten "
+            f"what it could: {settings.min_retained} are needed (CAPTIONAPP_MIN_RETAINED)",
+        )
+    if not report.retained.current_figures.cider:
+        return (
+            f"{report.current} has a CIDEr of 0 on {report.retained.pictures} retained pictures: "
+            "nothing shows what was lost; name another folder with --retained DIR",
+        )
     if report.retained.loss <= settings.max_retained_loss:
         return ()
     return (
@@ -321,6 +362,22 @@ def _forgetful(report: Report, settings: Settings) -> Sequence[str]:
         f"{report.retained.candidate_figures.cider:.3f} against "
         f"{report.retained.current_figures.cider:.3f}, {report.retained.loss:.1%} less, and at "
         f"most {settings.max_retained_loss:.1%} is allowed (CAPTIONAPP_MAX_RETAINED_LOSS)",
+    )
+
+
+def _worse_where_accepted(report: Report, settings: Settings) -> Sequence[str]:
+    """Other words may be right as well, so more may be lost there than elsewhere."""
+    accepted = report.slices.get("accepted before")
+    if accepted is None or accepted.pictures < MIN_ACCEPTED or not accepted.current_cider:
+        return ()
+    loss = 1 - accepted.candidate_cider / accepted.current_cider
+    if loss <= settings.max_accepted_loss:
+        return ()
+    return (
+        f"it says something else of {accepted.pictures} pictures whose captions people accepted: "
+        f"CIDEr {accepted.candidate_cider:.3f} against {accepted.current_cider:.3f}, {loss:.1%} "
+        f"less, and at most {settings.max_accepted_loss:.1%} is allowed "
+        "(CAPTIONAPP_MAX_ACCEPTED_LOSS)",
     )
 
 
@@ -347,10 +404,10 @@ def _not_voted_for(report: Report, settings: Settings) -> Sequence[str]:
     votes = report.votes
     if not settings.min_votes:
         return ()
-    if votes.votes < settings.min_votes:
+    if votes.decided < settings.min_votes:
         return (
-            f"{votes.votes} blind votes were cast, and {settings.min_votes} are needed "
-            "(CAPTIONAPP_MIN_VOTES)",
+            f"{votes.decided} blind votes preferred one of the two, and {settings.min_votes} are "
+            "needed (CAPTIONAPP_MIN_VOTES)",
         )
     if votes.candidate <= votes.current:
         return (

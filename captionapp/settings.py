@@ -166,8 +166,18 @@ class Settings(BaseModel):
         float,
         Field(ge=0, le=1, description="Share of CIDEr on retained pictures that may be lost."),
     ] = 0.05
+    min_retained: Annotated[
+        int, Field(ge=1, description="Retained pictures without which nothing shows what was lost.")
+    ] = 20
+    max_accepted_loss: Annotated[
+        float,
+        Field(ge=0, le=1, description="Share of CIDEr on accepted pictures that may be lost."),
+    ] = 0.5
     min_votes: Annotated[
-        int, Field(ge=0, description="Blind votes that a promotion asks for; 0: none.")
+        int,
+        Field(
+            ge=0, description="Blind votes for one of the two that a promotion asks for; 0: none."
+        ),
     ] = 0
     retain: Annotated[
         str,

@@ -36,6 +36,11 @@ class Tally:
     def votes(self) -> int:
         return self.candidate + self.current + self.both + self.neither
 
+    @property
+    def decided(self) -> int:
+        """Those that prefer one."""
+        return self.candidate + self.current
+
 
 class Votes:
     """The votes in the database of ``records``."""

@@ -49,6 +49,7 @@ from captionapp.timing import about, timed
 from captionapp.training.caption_cache import CaptionCache
 from captionapp.training.dataset import FeedbackDataset, load_feedback_dataset
 from captionapp.training.proof import Prover
+from captionapp.training.retained import not_trained_on
 from captionapp.training.split import Sides
 from captionapp.votes import Votes
 
@@ -102,6 +103,7 @@ class Workflow:
             CaptionCache(settings.instance / "evaluations" / "captions.db"),
             self.feedback_dataset,
             Votes(records).tally,
+            lambda examples: not_trained_on(examples, self.sides()),
         )
         self.promotion = Promotion(settings, versions, prover)
         self._next_sweep = 0.0
@@ -290,8 +292,11 @@ class Workflow:
         Raises:
             FeedbackStoreError: if feedback.csv cannot be read.
         """
-        sides = Sides(self.records, self.settings.split_seed, self.settings.held_out_share)
-        return load_feedback_dataset(self.feedback.rows(), self.store, sides)
+        return load_feedback_dataset(self.feedback.rows(), self.store, self.sides())
+
+    def sides(self) -> Sides:
+        """Which pictures are trained on, and which only judge."""
+        return Sides(self.records, self.settings.split_seed, self.settings.held_out_share)
 
     # Whole data sets
 

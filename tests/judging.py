@@ -24,7 +24,7 @@ from captionapp.votes import Tally
 #: What people say of the picture of this number.
 SAID = [
     f"a {colour} {thing} {place}"
-    for colour in ("red", "green", "blue", "small")
+    for colour in ("red", "green", "blue", "small", "old", "white", "black", "wet")
     for thing in ("raccoon", "bird", "house")
     for place in ("on a tree", "in the snow")
 ]
@@ -124,16 +124,23 @@ class Scene:
         self.tally = Tally()
         self.problem = ""
         self.checked: list[str] = []
+        #: Names of pictures that a training has seen.
+        self.trained_on: set[str] = set()
 
     def before(self, number: int) -> str:
         """Dogs; but it knows the pictures that are to be retained, which have higher numbers."""
-        return "a dog" if number < 24 else "a tall tree"
+        return "a dog" if number < 24 else SAID[number]
 
     def promotion(self, **settings: Any) -> Promotion:
-        chosen = Settings(instance=self.folder, **settings)
+        chosen = Settings(instance=self.folder, **{"min_retained": 3} | settings)
         cache = CaptionCache(self.folder / "captions.db")
         prover = Prover(
-            chosen, loader(self.captioners), cache, lambda: self.data, lambda *_: self.tally
+            chosen,
+            loader(self.captioners),
+            cache,
+            lambda: self.data,
+            lambda *_: self.tally,
+            lambda examples: [one for one in examples if one.path.name not in self.trained_on],
         )
         return Promotion(chosen, self.versions, prover, self.check)
 
@@ -149,5 +156,5 @@ class Scene:
     def retained(self) -> Path:
         folder = self.folder / "retained"
         if not folder.exists():
-            imagefolder(folder, range(24))
+            imagefolder(folder, range(24, 48))
         return folder

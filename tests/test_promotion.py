@@ -10,7 +10,7 @@ import pytest
 
 from captionapp import promotion as module
 from captionapp.captioning.versions import ModelVersion, ModelVersions
-from captionapp.errors import PointerMoved, PromotionRefused, UnknownVersion
+from captionapp.errors import PointerMoved, PromotionRefused
 from captionapp.promotion import problem_in_fresh_process
 from captionapp.settings import Settings
 from captionapp.training import compare
@@ -120,7 +120,7 @@ def test_with_nothing_to_retain_it_asks_for_a_folder_or_force(scene: Scene) -> N
     add_version(scene.versions, "v1", details={"retain": None})
     assert "no retained pictures are known" in refused(scene, "v1")
     promotion = scene.promotion()
-    promotion.promote("v1", retained=imagefolder(scene.folder / "named", range(10)))
+    promotion.promote("v1", retained=imagefolder(scene.folder / "named", range(24, 34)))
     report = promotion.report("v1")
     assert report is not None and report.retained is not None
     assert report.retained.pictures == 10
@@ -131,6 +131,75 @@ def test_only_the_part_that_was_not_rehearsed_judges(scene: Scene) -> None:
     report = scene.promotion().evaluate("v1")
     assert report.retained is not None
     assert 0 < report.retained.pictures < 12
+
+
+def test_the_trainings_own_folder_judges_by_its_held_out_part_also_if_it_is_named(
+    scene: Scene,
+) -> None:
+    scene.trained("v1")
+    promotion = scene.promotion()
+    by_itself, named = promotion.evaluate("v1"), promotion.evaluate("v1", scene.retained)
+    assert by_itself.retained is not None and named.retained is not None
+    assert named.retained.pictures == by_itself.retained.pictures
+
+
+def test_what_a_training_has_seen_does_not_judge(scene: Scene) -> None:
+    scene.trained("v1")
+    elsewhere = imagefolder(scene.folder / "elsewhere", range(24, 34))
+    scene.trained_on = {"24.png", "25.png"}
+    report = scene.promotion().evaluate("v1", elsewhere)
+    assert report.retained is not None and report.retained.pictures == 8
+    scene.trained_on = {f"{number}.png" for number in range(24, 34)}
+    with pytest.raises(PromotionRefused, match="no picture that no training has seen"):
+        scene.promotion().promote("v1", retained=elsewhere)
+
+
+def test_a_missing_retained_picture_is_left_out(scene: Scene) -> None:
+    scene.trained("v1")
+    promotion = scene.promotion()
+    before = promotion.evaluate("v1").retained
+    assert before is not None
+    for number in range(24, 48):  # whichever of them judge
+        if number % 2:
+            (scene.retained / f"{number}.png").unlink()
+    after = promotion.evaluate("v1").retained
+    assert after is not None and 0 < after.pictures < before.pictures
+
+
+def test_too_few_retained_pictures_show_nothing(scene: Scene) -> None:
+    scene.trained("v1")
+    said = refused(scene, "v1", min_retained=20)
+    assert "20 are needed (CAPTIONAPP_MIN_RETAINED)" in said
+
+
+def test_retained_pictures_on_which_the_current_version_is_worth_nothing_show_nothing(
+    scene: Scene,
+) -> None:
+    scene.before = lambda n: "zebra"  # type: ignore[method-assign]
+    scene.trained("v1")
+    assert "CIDEr of 0 on" in refused(scene, "v1")
+
+
+def test_errors_where_captions_were_accepted_weigh_against_it(scene: Scene) -> None:
+    scene.data = dataset(scene.folder / "answers", corrected=18, accepted=6)
+    scene.before = lambda n: "a dog" if n < 18 else SAID[n]  # type: ignore[method-assign]
+    scene.trained("v1", lambda n: "an aeroplane" if 18 <= n < 24 else SAID[n])
+    said = refused(scene, "v1", min_held_out=10)
+    assert "6 pictures whose captions people accepted" in said and "100.0% less" in said
+    allowed = scene.promotion(min_held_out=10, max_accepted_loss=1)
+    assert allowed.promote("v1").version == "v1"
+
+
+def test_near_duplicates_are_no_evidence_of_their_own(scene: Scene) -> None:
+    scene.trained("v1")
+    same = [
+        dataclasses.replace(one, group=f"{number // 2}")
+        for number, one in enumerate(scene.data.held_out)
+    ]
+    scene.data = dataclasses.replace(scene.data, held_out=tuple(same))
+    assert "cannot be told whether it is better: 12 held-out" in refused(scene, "v1")
+    report = scene.promotion(min_held_out=12).evaluate("v1")
+    assert (report.compared, report.pictures, report.verdict) == (12, 24, "better")
 
 
 def test_a_retained_folder_that_is_gone_is_said(scene: Scene) -> None:
@@ -157,7 +226,9 @@ def test_corrections_that_all_say_the_same_may_be_learnt(scene: Scene) -> None:
 
 def test_blind_votes_can_be_required(scene: Scene) -> None:
     scene.trained("v1")
-    assert "0 blind votes were cast, and 5 are needed" in refused(scene, "v1", min_votes=5)
+    assert "0 blind votes preferred one" in refused(scene, "v1", min_votes=5)
+    scene.tally = Tally(candidate=1, both=2, neither=2)
+    assert "1 blind votes preferred one" in refused(scene, "v1", min_votes=5)
     scene.tally = Tally(candidate=2, current=3)
     assert "preferred it 2 times" in refused(scene, "v1", min_votes=5)
     scene.tally = Tally(candidate=3, current=2)
@@ -224,7 +295,7 @@ def test_a_rollback_to_what_is_gone_changes_nothing(scene: Scene) -> None:
         add_version(scene.versions, name, origin="pulled")
         promotion.promote(name)
     shutil.rmtree(scene.versions.models_folder / "v1")
-    with pytest.raises(UnknownVersion):
+    with pytest.raises(PromotionRefused, match="v1, the version before v2, is gone"):
         promotion.rollback()
     assert scene.versions.current().name == "v2"
 
@@ -236,6 +307,26 @@ def test_after_a_rollback_to_the_shipped_version_an_upgrade_of_it_is_served(scen
     promotion.rollback()
     (scene.folder / "fine-tuned-model" / "model.safetensors").write_bytes(b"better weights")
     assert scene.versions.current() == scene.versions.shipped() != scene.shipped
+
+
+def test_a_rollback_to_a_shipped_version_that_was_replaced_takes_the_new_one(scene: Scene) -> None:
+    add_version(scene.versions, "v1", origin="pulled")
+    promotion = scene.promotion()
+    promotion.promote("v1")
+    (scene.folder / "fine-tuned-model" / "model.safetensors").write_bytes(b"better weights")
+    assert promotion.rollback().version == scene.versions.shipped().name != scene.shipped.name
+    assert scene.versions.current() == scene.versions.shipped()
+
+
+def test_asking_twice_goes_back_once(scene: Scene) -> None:
+    promotion = scene.promotion()
+    for name in ("v1", "v2"):
+        add_version(scene.versions, name, origin="pulled")
+        promotion.promote(name)
+    assert promotion.rollback(leave="v2").version == "v1"
+    with pytest.raises(PointerMoved, match="Another version is current by now: v1"):
+        promotion.rollback(leave="v2")
+    assert scene.versions.current().name == "v1"
 
 
 def test_what_somebody_else_promoted_meanwhile_is_not_overwritten(scene: Scene) -> None:
@@ -283,6 +374,26 @@ def test_prune_keeps_the_newest_the_current_and_its_predecessor(scene: Scene) ->
     assert promotion.prune(0) == ["v5", "v6"]
     assert promotion.rollback().version == "v2"
     assert scene.versions.current().name == "v2"
+
+
+def test_prune_keeps_what_a_training_began_with(scene: Scene) -> None:
+    from captionapp.errors import TrainingStopped
+    from captionapp.training.config import FinetuneConfig
+    from captionapp.training.job import Plan
+    from captionapp.training.runs import TrainingRuns
+
+    for number in range(1, 4):
+        created = f"2026-01-0{number}T00:00:00Z"
+        add_version(scene.versions, f"v{number}", origin="pulled", created_at=created)
+    runs, promotion = TrainingRuns(scene.folder / "training"), scene.promotion()
+    with pytest.raises(TrainingStopped), runs.begin() as run:
+        Plan("v1", FinetuneConfig(), [], [], [], {}).save(run)
+        assert promotion.prune(1) == ["v2"]  # while it goes on
+        raise TrainingStopped("for now")
+    assert promotion.prune(0) == ["v3"]  # it can be resumed
+    with runs.begin(run.id):
+        pass
+    assert promotion.prune(0) == ["v1"]
 
 
 def test_prune_removes_what_a_killed_prune_left_and_known_captions(scene: Scene) -> None:

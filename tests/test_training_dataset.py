@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from captionapp.errors import InvalidDataset, TooFewRows
+from captionapp.errors import InvalidDataset
 from captionapp.feedback.rows import FeedbackRow, Verdict
 from captionapp.images import ImageLimits, ImageStore, decode
 from captionapp.training.dataset import (
@@ -15,7 +15,6 @@ from captionapp.training.dataset import (
     load_feedback_dataset,
     normalise_caption,
     read_imagefolder,
-    require_enough,
 )
 from captionapp.training.split import Side, Sides
 from captionapp.workflow import Workflow
@@ -205,16 +204,17 @@ def test_the_fingerprint_is_of_what_is_taught(workflow: Workflow, store: ImageSt
         assert load(workflow, store, changed).fingerprint != before
 
 
-def test_too_few_rows_are_refused_with_what_is_missing(
-    workflow: Workflow, store: ImageStore
-) -> None:
-    dataset = load(workflow, store, [row(stored(store, n), "a raccoon") for n in range(6)])
-    train, held_out = (len(side) for side in _sides(dataset))
-    require_enough(dataset, train, held_out)
-    with pytest.raises(TooFewRows, match=rf"so 0 and {20 - held_out} are missing"):
-        require_enough(dataset, train, 20)
-    with pytest.raises(TooFewRows, match=rf"so {32 - train} and {20 - held_out} are missing"):
-        require_enough(dataset, 32, 20)
+def test_held_out_near_duplicates_are_one_group(workflow: Workflow, store: ImageStore) -> None:
+    one, other = stored(store, 1), stored(store, 2)
+    smaller = decode(encoded(store.load(one).resize((48, 36))), ImageLimits())
+    store.add(smaller)
+    rows = [row(image_id, "a raccoon") for image_id in (one, other, smaller.image_id)]
+    held_out = load(workflow, store, rows, share=0.999).held_out
+    assert {one.image_id: one.group for one in held_out} == {
+        one: min(one, smaller.image_id),
+        smaller.image_id: min(one, smaller.image_id),
+        other: other,
+    }
 
 
 def test_the_workflow_s_own_answers(workflow: Workflow) -> None:

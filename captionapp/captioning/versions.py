@@ -84,10 +84,8 @@ class ModelVersions:
         if change is None:
             return self.shipped()
         try:
-            return self.get(change.version)
+            return self.get(self.successor(change.version))
         except UnknownVersion as error:
-            if change.version.startswith(_SHIPPED):  # an upgrade has brought other weights since
-                return self.shipped()
             raise ModelUnavailable(
                 Sentence("The current version is gone: %(why)s", why=error.message)
             ) from error
@@ -159,6 +157,19 @@ class ModelVersions:
         raise UnknownVersion(
             f"There is no version {name}; `flask model list` shows those there are."
         )
+
+    def successor(self, name: str) -> str:
+        """The name, or that of the shipped version if it was shipped and an upgrade replaced it.
+
+        Raises:
+            UnknownVersion: if it is gone otherwise.
+        """
+        try:
+            return self.get(name).name
+        except UnknownVersion:
+            if name.startswith(_SHIPPED):
+                return self.shipped().name
+            raise
 
     def model_card(self, version: ModelVersion) -> str:
         """The README.md of the version; empty if it has none."""

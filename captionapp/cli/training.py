@@ -121,11 +121,8 @@ def configured(chosen: dict[str, Any]) -> FinetuneConfig:
 
 
 def _to_resume(runs: TrainingRuns) -> str:
-    for state in runs.list():
-        if state.status == "done":
-            break
-        if job.Plan.is_there(Run(runs.folder / state.id)):  # else it failed before it began
-            return state.id
+    for run_id in job.unfinished(runs):
+        return run_id
     raise NotFound("There is no training to go on with.")
 
 

@@ -110,10 +110,10 @@ class Retained:
 class Report:
     """A candidate against the version that was current, on the same pictures.
 
-    ``pictures`` were captioned, ``compared`` of them are what ``probability_better`` is about: the
-    held-out corrections, or all pictures of a folder that was given. It is None if they are fewer
-    than the setting asks for. ``refusals`` are the gate's reasons, empty if it would let the
-    candidate pass. ``options`` are those of the decoding.
+    ``pictures`` were captioned; ``probability_better`` is about the held-out corrections, or all
+    pictures of a folder that was given: ``compared`` of them, where near-duplicates count as one.
+    It is None if they are fewer than the setting asks for. ``refusals`` are the gate's reasons,
+    empty if it would let the candidate pass. ``options`` are those of the decoding.
     """
 
     candidate: str

@@ -12,11 +12,11 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from captionapp.errors import InvalidDataset, NotFound, TooFewRows
+from captionapp.errors import InvalidDataset, NotFound
 from captionapp.feedback.rows import FeedbackRow, Verdict
 from captionapp.feedback.text import normalise_caption
 from captionapp.images import ImageStore
@@ -30,7 +30,6 @@ __all__ = [
     "load_feedback_dataset",
     "normalise_caption",
     "read_imagefolder",
-    "require_enough",
 ]
 
 METADATA = "metadata.csv"
@@ -129,6 +128,8 @@ class FeedbackExample:
     said: str
     model_version: str
     side: Side
+    #: The smallest id among its near-duplicates on the held-out side; its own if there are none.
+    group: str = ""
 
     @property
     def example(self) -> Example:
@@ -182,29 +183,14 @@ def load_feedback_dataset(
             skipped[image_id] = _TIES
         else:
             examples.append(_feedback_example(latest[image_id], store.path(image_id), side))
+    held_out = [one for one in examples if one.side is Side.HELD_OUT]
+    group = sides.groups_of(one.image_id for one in held_out)
     return FeedbackDataset(
         train=tuple(one for one in examples if one.side is Side.TRAIN),
-        held_out=tuple(one for one in examples if one.side is Side.HELD_OUT),
+        held_out=tuple(replace(one, group=group[one.image_id]) for one in held_out),
         skipped=tuple(Skipped(image_id, skipped[image_id]) for image_id in sorted(skipped)),
         fingerprint=_fingerprint(examples),
         seed=sides.seed,
-    )
-
-
-def require_enough(dataset: FeedbackDataset, min_train: int, min_held_out: int) -> None:
-    """Refuse a data set with fewer pictures than this on a side.
-
-    Raises:
-        TooFewRows: says how many are missing.
-    """
-    train, held_out = len(dataset.train), len(dataset.held_out)
-    if train >= min_train and held_out >= min_held_out:
-        return
-    raise TooFewRows(
-        f"{train} pictures with answers to train on and {held_out} held out: at least {min_train}"
-        f" and {min_held_out} are needed, so {max(0, min_train - train)} and"
-        f" {max(0, min_held_out - held_out)} are missing. Correct or accept more descriptions, or"
-        " bring pictures with captions in by `flask feedback import`."
     )
 
 

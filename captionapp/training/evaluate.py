@@ -23,6 +23,8 @@ from captionapp.training.dataset import Example
 if TYPE_CHECKING:
     from PIL import Image
 
+    from captionapp.images import ValidatedImage
+
 _NO_WORD = re.compile(r"[^\w\s]|_")
 
 
@@ -198,10 +200,15 @@ def open_picture(path: Path) -> Image.Image:
     Raises:
         InvalidDataset: if it cannot be decoded.
     """
+    return read_picture(path).image
+
+
+def read_picture(path: Path) -> ValidatedImage:
+    """The same with its ``image_id``. Raises as that does."""
     from captionapp.images import ImageLimits, decode
 
     try:
         # The operator's own folder: only what is no picture at all is refused.
-        return decode(path.read_bytes(), ImageLimits(2**31, 2**31)).image
+        return decode(path.read_bytes(), ImageLimits(2**31, 2**31))
     except (OSError, InvalidImage) as error:
         raise InvalidDataset(f"{path} cannot be read as a picture: {error}") from error

@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +21,9 @@ from captionapp.errors import (
 from captionapp.feedback.repository import Verdict
 from captionapp.training.config import FinetuneConfig, Progress
 from captionapp.training.dataset import Example, FeedbackDataset, read_imagefolder
-from captionapp.training.retained import split_retained
-from captionapp.training.runs import Run
-from captionapp.training.split import Side, Sides
+from captionapp.training.retained import keep_on_side, split_retained
+from captionapp.training.runs import Run, TrainingRuns
+from captionapp.training.split import Side
 
 if TYPE_CHECKING:
     from captionapp.captioning.versions import ModelVersion, ModelVersions
@@ -90,6 +91,24 @@ class Plan:
 _EXAMPLES = ("corrections", "watched", "rehearsal")
 
 
+def unfinished(runs: TrainingRuns) -> list[str]:
+    """The trainings that are under way or can go on, newest first: what came before the last one
+    that was done is over."""
+    states = takewhile(lambda state: state.status != "done", runs.list())
+    return [state.id for state in states if Plan.is_there(Run(runs.folder / state.id))]
+
+
+def needed_versions(runs: TrainingRuns) -> set[str]:
+    """The versions that these trainings started from, and still need."""
+    needed = set()
+    for run_id in unfinished(runs):
+        try:
+            needed.add(Plan.load(Run(runs.folder / run_id)).start)
+        except TrainingFailed:  # a damaged plan needs nothing
+            continue
+    return needed
+
+
 def make_plan(
     workflow: Workflow, config: FinetuneConfig, retain: Path | None, on_skip: OnSkip
 ) -> Plan:
@@ -125,7 +144,12 @@ def make_plan(
     if retain is not None:
         folder = retain.resolve()
         examples = read_imagefolder(folder, on_missing=on_skip)
-        kinds["retained"], _ = split_retained(examples, config.retain_held_out)
+        rehearsed, judging = split_retained(examples, config.retain_held_out)
+        sides = workflow.sides()
+        if len(rehearsed) > config.rehearsed_at_most:
+            rehearsed = chance.sample(rehearsed, config.rehearsed_at_most)
+        kinds["retained"] = keep_on_side(rehearsed, sides, Side.TRAIN, on_skip)
+        keep_on_side(judging, sides, Side.HELD_OUT, on_skip)
         described = {"folder": str(folder), "held_out_share": config.retain_held_out}
     for name, examples in kinds.items():
         if len(examples) > config.rehearsed_at_most:
@@ -232,9 +256,9 @@ def _unanswered(workflow: Workflow, version: str, dataset: FeedbackDataset) -> l
         for image_id, text in workflow.records.captions_by(version).items()
         if image_id not in answered
     }
-    sides = Sides(
-        workflow.records, workflow.settings.split_seed, workflow.settings.held_out_share
-    ).assign([(image_id, partial(workflow.store.load, image_id)) for image_id in sorted(said)])
+    sides = workflow.sides().assign(
+        [(image_id, partial(workflow.store.load, image_id)) for image_id in sorted(said)]
+    )
     return [
         Example(workflow.store.path(image_id), (said[image_id],))
         for image_id in sorted(said)

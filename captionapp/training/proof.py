@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from captionapp.errors import CaptionFailed, InvalidDataset, TooFewRows
 from captionapp.settings import Settings
 from captionapp.training import compare
 from captionapp.training.caption_cache import CaptionCache, options_key
-from captionapp.training.compare import Judged, Report, Retained
+from captionapp.training.compare import Judged, PictureResult, Report, Retained
 from captionapp.training.dataset import Example, normalise_caption, read_imagefolder
 from captionapp.training.evaluate import Figures, cider_of_each, open_picture, score_texts
 from captionapp.votes import Tally
@@ -35,7 +36,8 @@ OnProgress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture to judge by. ``key`` names its content; the rest is as in ``compare.Judged``."""
+    """A picture to judge by. ``key`` names its content, ``group`` it and its near-duplicates; the
+    rest is as in ``compare.Judged``."""
 
     image_id: str
     key: str
@@ -43,6 +45,7 @@ class Picture:
     references: tuple[str, ...]
     verdict: str = ""
     contrast: float = 127.5
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ class Prover:
     """Captions of versions, each made once, and what follows from comparing them.
 
     ``load`` makes a version's captioner, ``dataset`` gives the answers of people, ``tally`` the
-    votes between two versions.
+    votes between two versions, ``unseen`` those of examples that no training has seen.
     """
 
     def __init__(
@@ -76,12 +79,14 @@ class Prover:
         cache: CaptionCache,
         dataset: Callable[[], FeedbackDataset],
         tally: Callable[[str, str], Tally],
+        unseen: Callable[[Sequence[Example]], Sequence[Example]] = list,
     ) -> None:
         self.settings = settings
         self.cache = cache
         self._load = load
         self._dataset = dataset
         self._tally = tally
+        self.unseen = unseen
 
     def held_out(self) -> PictureSet:
         """The pictures with an answer that no version was or will be trained on.
@@ -92,7 +97,14 @@ class Prover:
         """
         dataset = self._dataset()
         pictures = [
-            Picture(one.image_id, one.image_id, one.path, (one.caption,), one.verdict.value)
+            Picture(
+                image_id=one.image_id,
+                key=one.image_id,
+                path=one.path,
+                references=(one.caption,),
+                verdict=one.verdict.value,
+                group=one.group,
+            )
             for one in dataset.held_out
         ]
         if not pictures:
@@ -103,12 +115,13 @@ class Prover:
         return self._readable("held-out answers", pictures, dataset.fingerprint)
 
     def folder(self, folder: Path, examples: Sequence[Example] | None = None) -> PictureSet:
-        """The pictures of an imagefolder, or these of its examples.
+        """The pictures of an imagefolder, or these of its examples. Those that are missing or
+        cannot be read are named and left out.
 
         Raises:
             InvalidDataset: if it is none, or has no picture that can be read.
         """
-        chosen = read_imagefolder(folder) if examples is None else examples
+        chosen = read_imagefolder(folder, logger.warning) if examples is None else examples
         pictures = [
             Picture(
                 image_id=example.path.name,
@@ -163,11 +176,7 @@ class Prover:
         first, rest = slice(0, len(own)), slice(len(own), None)
         judged = [_judged(*one) for one in zip(own, before, after, strict=False)]
         rows = compare.results(judged, before_each[first], after_each[first])
-        differences = [
-            row.candidate_score - row.current_score
-            for row, picture in zip(rows, own, strict=True)
-            if picture.verdict != "accepted"
-        ]
+        differences = _differences(rows, own)
         enough = len(differences) >= self.settings.min_held_out
         probability = compare.probability_better(differences) if enough else None
         return Report(
@@ -265,6 +274,17 @@ class Prover:
         return PictureSet(source, tuple(chosen), fingerprint, tuple(skipped))
 
 
+def _differences(rows: Sequence[PictureResult], pictures: Sequence[Picture]) -> list[float]:
+    """What the candidate gains on each picture that counts. Near-duplicates, which are no evidence
+    of their own, count as one."""
+    together: dict[str, list[float]] = {}
+    for row, picture in zip(rows, pictures, strict=True):
+        if picture.verdict != "accepted":
+            gain = row.candidate_score - row.current_score
+            together.setdefault(picture.group or picture.image_id, []).append(gain)
+    return [statistics.fmean(gains) for gains in together.values()]
+
+
 def contrast(image: Image.Image) -> float:
     """Standard deviation of the grey values, 0 (blank) to 127.5."""
     from PIL import ImageStat
@@ -284,8 +304,8 @@ def _judged(picture: Picture, before: str, after: str) -> Judged:
 
 
 def _content(path: Path) -> str:
-    """Name of a file's content."""
+    """Name of a file's content; if it cannot be read, which is said when it is opened, its path."""
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()[:32]
-    except OSError as error:
-        raise InvalidDataset(f"{path} cannot be read: {error.strerror}.") from error
+    except OSError:
+        return str(path)

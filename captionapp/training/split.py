@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sqlalchemy import select
 from sqlalchemy.dialects.sqlite import insert
@@ -40,6 +40,10 @@ _BITS = HASH_SIDE**2
 _MIRROR = int("01" * (_BITS // 2), 2)
 
 
+#: Pictures by id, each with what loads it.
+Pictures: TypeAlias = "Sequence[tuple[str, Callable[[], Image.Image]]]"
+
+
 class Side(StrEnum):
     """What a picture is for."""
 
@@ -62,26 +66,40 @@ class Sides:
         self.seed = seed
         self.held_out_share = held_out_share
 
-    def assign(
-        self, pictures: Sequence[tuple[str, Callable[[], Image.Image]]]
-    ) -> dict[str, Side | None]:
+    def assign(self, pictures: Pictures, wanted: Side | None = None) -> dict[str, Side | None]:
         """The side of each picture by ``image_id``; ``None`` if it is left out.
 
-        Only pictures that have no side yet are loaded. One that cannot be (NotFound, InvalidImage)
-        has no entry, and gets its side when it can.
+        Where nothing speaks for a side it is drawn, or is the ``wanted`` one. Only pictures that
+        have no side yet are loaded. One that cannot be (NotFound, InvalidImage) has no entry, and
+        gets its side when it can.
         """
         known = self._known(image_id for image_id, _ in pictures)
-        hashes: dict[str, int] = {}
-        for image_id, load in pictures:
-            if image_id in known or image_id in hashes:
-                continue
-            try:
-                hashes[image_id] = perceptual_hash(load())
-            except (NotFound, InvalidImage) as error:
-                logger.warning("picture %s gets no side: %s", image_id, error)
+        hashes = _hashed(pictures, known)
         if hashes:
-            known |= self._add(hashes)
+            known |= self._add(hashes, wanted)
         return known
+
+    def touched(self, pictures: Pictures) -> dict[str, set[Side]]:
+        """The side that each picture has, or those that it is near to; none gets one by this."""
+        with self.records.read() as session:
+            rows = session.execute(select(SideRow.image_id, SideRow.phash, SideRow.side)).all()
+        anchors = [(row.image_id, int(row.phash, 16), Side(row.side)) for row in rows if row.side]
+        known = {image_id: {side} for image_id, _, side in anchors}
+        hashes = _hashed(pictures, known)
+        near = neighbours(list(hashes.values()), [value for _, value, _ in anchors])
+        return known | {
+            image_id: {anchors[place][2] for place in found}
+            for image_id, found in zip(hashes, near, strict=True)
+        }
+
+    def groups_of(self, image_ids: Iterable[str]) -> dict[str, str]:
+        """Of pictures that have a side, the smallest id among each one's near-duplicates."""
+        with self.records.read() as session:
+            rows = session.execute(select(SideRow.image_id, SideRow.phash)).all()
+        hashes = {row.image_id: int(row.phash, 16) for row in rows}
+        known = sorted(set(image_ids) & set(hashes))
+        together = groups([hashes[one] for one in known])
+        return {known[place]: known[group[0]] for group in together for place in group}
 
     def _known(self, image_ids: Iterable[str]) -> dict[str, Side | None]:
         with self.records.read() as session:
@@ -89,7 +107,7 @@ class Sides:
         sides = {image_id: Side(side) if side else None for image_id, side in rows}
         return {image_id: sides[image_id] for image_id in image_ids if image_id in sides}
 
-    def _add(self, hashes: dict[str, int]) -> dict[str, Side | None]:
+    def _add(self, hashes: dict[str, int], wanted: Side | None) -> dict[str, Side | None]:
         """Give sides to new pictures and keep them.
 
         In one transaction, so that two processes cannot put near-duplicates on different sides.
@@ -98,7 +116,7 @@ class Sides:
             rows = session.execute(select(SideRow.image_id, SideRow.phash, SideRow.side)).all()
             settled = {row.image_id: (int(row.phash, 16), row.side) for row in rows}
             new = {one: value for one, value in hashes.items() if one not in settled}
-            given = self._sides_of(new, list(settled.values()))
+            given = self._sides_of(new, list(settled.values()), wanted)
             now = datetime.now(UTC).timestamp()
             for image_id, side in given.items():
                 session.execute(
@@ -113,7 +131,10 @@ class Sides:
         return given | {one: Side(side) if side else None for one, side in others.items()}
 
     def _sides_of(
-        self, new: dict[str, int], settled: Sequence[tuple[int, str | None]]
+        self,
+        new: dict[str, int],
+        settled: Sequence[tuple[int, str | None]],
+        wanted: Side | None,
     ) -> dict[str, Side | None]:
         anchors = [(value, Side(side)) for value, side in settled if side]
         ids = sorted(new)
@@ -125,7 +146,7 @@ class Sides:
             if len(sides) == 2:
                 side = None
             else:
-                side = sides.pop() if sides else self._drawn(ids[group[0]])
+                side = sides.pop() if sides else wanted or self._drawn(ids[group[0]])
             given |= {ids[i]: side for i in group}
         return given
 
@@ -133,6 +154,19 @@ class Sides:
         digest = hashlib.sha256(f"{self.seed}:{image_id}".encode()).digest()
         number = int.from_bytes(digest[:8], "big") / 2**64
         return Side.HELD_OUT if number < self.held_out_share else Side.TRAIN
+
+
+def _hashed(pictures: Pictures, known: Container[str]) -> dict[str, int]:
+    """The hashes of the pictures that are not known and can be loaded."""
+    hashes: dict[str, int] = {}
+    for image_id, load in pictures:
+        if image_id in known or image_id in hashes:
+            continue
+        try:
+            hashes[image_id] = perceptual_hash(load())
+        except (NotFound, InvalidImage) as error:
+            logger.warning("picture %s gets no side: %s", image_id, error)
+    return hashes
 
 
 def perceptual_hash(image: Image.Image) -> int:
