@@ -22,7 +22,7 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from captionapp.feedback.memory import CorrectionMemory
 from captionapp.feedback.rows import FeedbackRow, Verdict
-from captionapp.records import CaptionRecord, Records
+from captionapp.records import CaptionRecord, Records, chosen_first
 from captionapp.tables import NOT_DESCRIBED, GalleryPosition, Holding
 
 PER_PAGE = 24
@@ -219,7 +219,7 @@ class Gallery:
             )
 
     def _update(self, session: Session, image_ids: list[str], contributor: str) -> None:
-        mine = select(Holding.image_id, Holding.name, Holding.options).where(
+        mine = select(Holding.image_id, Holding.name, Holding.options, Holding.chosen).where(
             Holding.contributor == contributor, Holding.image_id.in_(image_ids)
         )
         captions = self._records.captions_in(session, image_ids)
@@ -231,11 +231,11 @@ class Gallery:
                 **self._columns(
                     image_id,
                     name,
-                    next(iter(captions.get((image_id, options), [])), None),
+                    next(iter(chosen_first(captions.get((image_id, options), []), chosen)), None),
                     contributor,
                 ),
             }
-            for image_id, name, options in session.execute(mine)
+            for image_id, name, options, chosen in session.execute(mine)
         ]
         table = Holding.__table__
         statement = update(table).where(  # type: ignore[arg-type]

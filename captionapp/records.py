@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,6 +20,7 @@ from sqlalchemy import (
     event,
     func,
     literal,
+    null,
     select,
     update,
 )
@@ -27,10 +28,11 @@ from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.engine import Connection
 from sqlalchemy.orm import Session
 
-from captionapp.captioning.captioner import Caption
+from captionapp.captioning.captioner import ASKED, Caption, Word, is_plain
 from captionapp.errors import NotFound
 from captionapp.tables import (
     ArrivalRow,
+    AskedRow,
     CaptionRow,
     Holding,
     Job,
@@ -44,21 +46,30 @@ BUSY_SECONDS = 30
 
 @dataclass(frozen=True)
 class CaptionRecord:
-    """A caption as it was made and kept: see ``Caption`` for the units."""
+    """A caption as it was made and kept: see ``Caption`` for the units. ``options_key`` is how it
+    was asked for; ``set_id`` is equal for captions that were made together."""
 
     id: str
     image_id: str
     text: str
     probability: float
     model_version: str
-    options: dict[str, Any]
+    options_key: str
     seconds: float
     created_at: datetime
+    set_id: str = ""
+    words: tuple[Word, ...] = ()
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The fields of ``DecodeOptions``; of the later ones only what was asked for."""
+        return dict(json.loads(self.options_key))
 
 
 @dataclass(frozen=True)
 class Held:
-    """A picture as one browser holds it. ``options`` is the key of the decoding asked for."""
+    """A picture as one browser holds it. ``options`` is the key of the decoding asked for, and
+    ``chosen`` the id of the caption that it chose among several, if it did."""
 
     image_id: str
     name: str
@@ -66,6 +77,7 @@ class Held:
     height: int
     options: str
     created_at: datetime
+    chosen: str | None = None
 
 
 @dataclass(frozen=True)
@@ -76,6 +88,11 @@ class JobState:
     problem: str
     abandoned: bool
     ahead: int | None = None
+
+
+def chosen_first(captions: Sequence[CaptionRecord], chosen: str | None) -> list[CaptionRecord]:
+    """Captions, newest first, with the one of this id before them."""
+    return sorted(captions, key=lambda one: one.id != chosen)
 
 
 class Records:
@@ -137,6 +154,7 @@ class Records:
             "options": held.options,
             "created_at": now,
             "released_at": None,
+            "chosen": None,
             "stale": True,
         }
         session.execute(
@@ -190,7 +208,7 @@ class Records:
 
     def release(self, session: Session, image_id: str, contributor: str) -> bool:
         """This browser lets go of the picture. Returns whether another browser still holds it."""
-        for table in (Holding, ArrivalRow):
+        for table in (Holding, ArrivalRow, AskedRow):
             session.execute(
                 delete(table).where(table.image_id == image_id, table.contributor == contributor)
             )
@@ -200,7 +218,7 @@ class Records:
 
     def forget(self, session: Session, image_id: str) -> None:
         """Remove the picture with its captions and jobs."""
-        for table in (Job, CaptionRow, Holding, Picture):
+        for table in (Job, CaptionRow, AskedRow, Holding, Picture):
             session.execute(delete(table).where(table.image_id == image_id))
 
     def held_before(self, moment: datetime) -> list[tuple[str, str]]:
@@ -214,24 +232,18 @@ class Records:
     # Captions
 
     def add_caption(self, image_id: str, caption: Caption) -> str | None:
-        """Keep a caption and end its job. Returns its id; ``None`` if the picture is gone."""
+        """Keep a caption, with the others made with it, and end its job. It becomes the newest.
+        Returns its id; ``None`` if the picture is gone."""
         caption_id = uuid.uuid4().hex
         key = caption.options.key()
+        now = _now()
         with self.write() as session:
             if session.get(Picture, image_id) is None:
                 return None
-            session.add(
-                CaptionRow(
-                    id=caption_id,
-                    image_id=image_id,
-                    options=key,
-                    text=caption.text,
-                    probability=caption.probability,
-                    model_version=caption.model_version,
-                    seconds=caption.seconds,
-                    created_at=_now(),
-                )
-            )
+            for other in reversed(caption.others):
+                session.add(_row(uuid.uuid4().hex, image_id, other, now, caption_id))
+                session.flush()  # numbers follow the order
+            session.add(_row(caption_id, image_id, caption, now, caption_id))
             session.execute(delete(Job).where(Job.image_id == image_id, Job.options == key))
             session.execute(update(Holding).where(Holding.image_id == image_id).values(stale=True))
         return caption_id
@@ -272,8 +284,8 @@ class Records:
         return found
 
     def captions_by(self, model_version: str) -> dict[str, str]:
-        """What this version said last of each picture, by ``image_id``; what was begun by a person
-        is not its own words, and left out."""
+        """What this version said last of each picture, by ``image_id``; what a person began, or
+        asked for in another way, is not its own words, and left out."""
         query = (
             select(CaptionRow)
             .where(CaptionRow.model_version == model_version)
@@ -281,13 +293,14 @@ class Records:
         )
         with self.read() as session:
             made = [_caption(row) for row in session.scalars(query)]
-        return {one.image_id: one.text for one in made if not one.options.get("prompt")}
+        return {one.image_id: one.text for one in made if is_plain(one.options)}
 
     def newest_captions(self, model_version: str) -> list[CaptionRecord]:
-        """The last caption that this version made of each picture, the least probable first."""
+        """The last caption that this version made of each picture by itself, the least probable
+        first; what a person began, or asked for in another way, is left out."""
         newest = (
             select(func.max(CaptionRow.number))
-            .where(CaptionRow.model_version == model_version)
+            .where(CaptionRow.model_version == model_version, *_plain())
             .group_by(CaptionRow.image_id)
         )
         query = (
@@ -408,6 +421,7 @@ def _held_query() -> Any:
         Picture.height,
         Holding.options,
         Holding.created_at,
+        Holding.chosen,
     ).join(Picture, Picture.image_id == Holding.image_id)
 
 
@@ -421,6 +435,7 @@ def _released_query(image_id: str) -> Any:
             Picture.height,
             CaptionRow.options,
             Picture.created_at,
+            null(),
         )
         .join(CaptionRow, CaptionRow.image_id == Picture.image_id)
         .where(Picture.image_id == image_id)
@@ -429,9 +444,34 @@ def _released_query(image_id: str) -> Any:
 
 
 def _held(row: Any) -> Held:
-    image_id, name, width, height, options, created_at = row
+    image_id, name, width, height, options, created_at, chosen = row
     moment = datetime.fromtimestamp(created_at, UTC)
-    return Held(image_id, name, width, height, options, moment)
+    return Held(image_id, name, width, height, options, moment, chosen)
+
+
+def _plain() -> list[Any]:
+    """Of captions that ``is_plain`` is true of."""
+    options = CaptionRow.options
+    asked = [func.json_type(options, f"$.{name}").is_(None) for name in ASKED]
+    return [*asked, func.json_extract(options, "$.prompt") == ""]
+
+
+def _row(
+    caption_id: str, image_id: str, caption: Caption, created_at: float, made_with: str
+) -> CaptionRow:
+    words = [(word.text, word.probability) for word in caption.words]
+    return CaptionRow(
+        id=caption_id,
+        image_id=image_id,
+        options=caption.options.key(),
+        text=caption.text,
+        probability=caption.probability,
+        model_version=caption.model_version,
+        seconds=caption.seconds,
+        created_at=created_at,
+        made_with=made_with,
+        words=json.dumps(words, ensure_ascii=False) if words else None,
+    )
 
 
 def _caption(row: CaptionRow) -> CaptionRecord:
@@ -441,7 +481,9 @@ def _caption(row: CaptionRow) -> CaptionRecord:
         text=row.text,
         probability=row.probability,
         model_version=row.model_version,
-        options=json.loads(row.options),
+        options_key=row.options,
         seconds=row.seconds,
         created_at=datetime.fromtimestamp(row.created_at, UTC),
+        set_id=row.made_with or row.id,
+        words=tuple(Word(*pair) for pair in json.loads(row.words or "[]")),
     )

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from captionapp.captioning.captioner import DecodeOptions
 from captionapp.feedback.repository import FeedbackRow
 from captionapp.records import CaptionRecord
 
@@ -49,11 +50,12 @@ class Submission:
 class PictureView:
     """Everything a page says of a picture, for one browser.
 
-    ``status`` is ``done``, ``waiting`` or ``failed``, with the ``problem``; ``caption`` is the
-    newest one there is, also while another is on its way. ``ahead`` is how many captions are
-    queued before one that waits, None once it is being made. ``answer`` is what this browser said
-    last, ``correction`` what a person said of the picture (correction memory), and ``confirmed``
-    says that a person accepted ``caption``.
+    ``status`` is ``done``, ``waiting`` or ``failed``, with the ``problem``; ``ahead`` is how many
+    captions are queued before one that waits, None once it is being made. ``caption`` is the one
+    that was chosen, or the newest there is, also while another is on its way. ``alternatives`` were
+    made with it, ``previous`` at other times; ``asked`` is how it was asked for last. ``answer`` is
+    what this browser said last, ``correction`` what a person said of the picture (correction
+    memory), and ``confirmed`` says that a person accepted ``caption``.
     """
 
     image_id: str
@@ -65,6 +67,8 @@ class PictureView:
     problem: str
     ahead: int | None
     caption: CaptionRecord | None
+    alternatives: list[CaptionRecord]
+    asked: DecodeOptions
     previous: list[CaptionRecord]
     answer: FeedbackRow | None
     correction: FeedbackRow | None

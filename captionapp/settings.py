@@ -11,7 +11,7 @@ import logging
 import os
 import runpy
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -209,11 +209,17 @@ class Settings(BaseModel):
         """Threads that torch may use in one worker, so that all workers together fit the cores."""
         return self.torch_threads or max(1, (os.cpu_count() or 1) // self.workers)
 
-    def decode_options(self, prompt: str = "") -> DecodeOptions:
-        """The decoding options of these settings.
+    def decode_options(
+        self,
+        prompt: str = "",
+        alternatives: int = 1,
+        avoid: Sequence[str] = (),
+        length: str = "",
+    ) -> DecodeOptions:
+        """The decoding options of these settings, with what a person asks for.
 
         Raises:
-            InvalidOptions: if the prompt is too long or contains control characters.
+            InvalidOptions: if that is more than can be asked for (see ``DecodeOptions``).
         """
         return DecodeOptions(
             num_beams=self.num_beams,
@@ -223,6 +229,9 @@ class Settings(BaseModel):
             no_repeat_ngram_size=self.no_repeat_ngram_size,
             prompt=prompt,
             bad_words=self.bad_words,
+            alternatives=alternatives,
+            avoid=tuple(avoid),
+            length=length,
         )
 
 

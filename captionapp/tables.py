@@ -91,6 +91,8 @@ class Holding(Base):
     options: Mapped[str]
     created_at: Mapped[float]
     released_at: Mapped[float | None]
+    #: Id of the caption that it chose among several; null: the newest one is shown.
+    chosen: Mapped[str | None]
     stale: Mapped[bool] = mapped_column(server_default="1")
     #: ``gallery.State``: what this browser answered to the description that is there now.
     state: Mapped[str] = mapped_column(server_default="unanswered")
@@ -110,7 +112,20 @@ class GalleryPosition(Base):
     memory: Mapped[str]
 
 
+class AskedRow(Base):
+    """A browser asked for a picture to be described in this way as well, before the way that its
+    holding has now."""
+
+    __tablename__ = "asked"
+    image_id: Mapped[str] = mapped_column(ForeignKey("pictures.image_id"), primary_key=True)
+    contributor: Mapped[str] = mapped_column(primary_key=True)
+    options: Mapped[str] = mapped_column(primary_key=True)
+
+
 class CaptionRow(Base):
+    """A caption. ``made_with`` is the id of the best of those that were made together, if there are
+    several; ``words`` is JSON: each word with its probability, or null."""
+
     __tablename__ = "captions"
     __table_args__ = (Index("captions_of_picture", "image_id", "options"),)
     number: Mapped[int] = mapped_column(primary_key=True)
@@ -122,6 +137,8 @@ class CaptionRow(Base):
     model_version: Mapped[str]
     seconds: Mapped[float]
     created_at: Mapped[float]
+    made_with: Mapped[str | None]
+    words: Mapped[str | None]
 
 
 class Job(Base):

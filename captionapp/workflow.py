@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from captionapp.arrivals import Arrivals
+from captionapp.asked import Asked
 from captionapp.captioning.batching import CaptionQueue
 from captionapp.captioning.captioner import DecodeOptions
 from captionapp.captioning.service import ModelService
@@ -41,7 +42,7 @@ from captionapp.jobs import CaptionJobs, options_of
 from captionapp.letting_go import LettingGo
 from captionapp.metrics import Metrics
 from captionapp.promotion import Promotion
-from captionapp.records import CaptionRecord, Held, JobState, Records
+from captionapp.records import CaptionRecord, Held, JobState, Records, chosen_first
 from captionapp.results import IncomingFile, Page, PictureView, Rejected, Submission
 from captionapp.sentences import Sentence
 from captionapp.settings import Settings
@@ -92,6 +93,7 @@ class Workflow:
             max_pixels=settings.max_megapixels * 1_000_000,
         )
         self.arrivals = Arrivals(records)
+        self.asked = Asked(records)
         self.jobs = CaptionJobs(settings, records, store, service, queue, metrics)
         self.memory = CorrectionMemory(feedback, settings.correction_memory)
         self.gallery = Gallery(records, self.memory)
@@ -169,9 +171,20 @@ class Workflow:
             NotFound, ModelUnavailable, QueueFull.
         """
         held = self.records.held(image_id, contributor)
+        self.describe(image_id, contributor, options_of(held))
+
+    def describe(self, image_id: str, contributor: str, options: DecodeOptions) -> None:
+        """Describe the picture in this way. What was said of it before stays among the earlier
+        descriptions.
+
+        Raises:
+            NotFound, ModelUnavailable, QueueFull.
+        """
+        self.records.held(image_id, contributor)
         self.jobs.have_model()
         with self.queue.reserve(1) as reservation:
-            self.jobs.start(image_id, options_of(held), reservation)
+            self.asked.ask(image_id, contributor, options.key())
+            self.jobs.start(image_id, options, reservation)
 
     def picture(self, image_id: str, contributor: str | None) -> PictureView:
         """The picture as this browser sees it; ``None`` is the operator.
@@ -281,6 +294,8 @@ class Workflow:
         with timed("feedback"), self.records.write() as session:
             self.records.require_holding(session, image_id, holder)
             self.feedback.append(row)
+            if holder is not None and chosen is Verdict.ACCEPTED:  # perhaps an alternative
+                self.asked.choose(session, contributor, caption)
         self.metrics.feedback_given(chosen)
         return row
 
@@ -358,10 +373,16 @@ class Workflow:
         image_ids = [one.image_id for one in held]
         captions = self.records.captions(image_ids)
         jobs = self.records.jobs(image_ids)
+        asked = self.asked.earlier(image_ids, contributor) if contributor else {}
         return [
             self._view(
                 one,
                 captions.get((one.image_id, one.options), []),
+                [
+                    caption
+                    for options in asked.get(one.image_id, [])
+                    for caption in captions.get((one.image_id, options), [])
+                ],
                 jobs.get((one.image_id, one.options)),
                 contributor,
             )
@@ -372,6 +393,7 @@ class Workflow:
         self,
         held: Held,
         captions: list[CaptionRecord],
+        earlier: list[CaptionRecord],
         job: JobState | None,
         contributor: str | None,
     ) -> PictureView:
@@ -379,6 +401,9 @@ class Workflow:
         if left_behind and contributor is not None:
             job = self.jobs.take_over(held)
         status = "done" if job is None else "failed" if job.problem else "waiting"
+        earlier.sort(key=lambda one: one.created_at, reverse=True)
+        known = [*chosen_first(captions, held.chosen), *earlier]
+        first = known[0] if known else None
         return PictureView(
             image_id=held.image_id,
             name=held.name,
@@ -388,14 +413,14 @@ class Workflow:
             status=status,
             problem=job.problem if job else "",
             ahead=job.ahead if job else None,
-            caption=captions[0] if captions else None,
-            previous=captions[1:],
+            caption=first,
+            alternatives=[one for one in known[1:] if one.set_id == known[0].set_id],
+            asked=options_of(held),
+            previous=[one for one in known[1:] if one.set_id != known[0].set_id],
             answer=self.feedback.latest(held.image_id, contributor) if contributor else None,
             correction=self.memory.remembered(held.image_id, contributor),
-            confirmed=bool(captions)
-            and self.memory.confirmed(
-                held.image_id, captions[0].text, captions[0].model_version, contributor
-            ),
+            confirmed=first is not None
+            and self.memory.confirmed(held.image_id, first.text, first.model_version, contributor),
         )
 
     def _sweep(self) -> None:

@@ -64,12 +64,12 @@ def test_plurals_are_avoided_too() -> None:
 @pytest.mark.parametrize(
     "values, option, message",
     [
-        ({"alternatives": 0}, "alternatives", "between 1 and 5"),
-        ({"alternatives": 6}, "alternatives", "between 1 and 5"),
+        ({"alternatives": 0}, "alternatives", "1 to 5 texts"),
+        ({"alternatives": 6}, "alternatives", "1 to 5 texts"),
         ({"length": "long"}, "length", "short or medium"),
         ({"avoid": [str(i) for i in range(21)]}, "avoid", "At most 20 words"),
         ({"avoid": ["x" * 41]}, "avoid", "at most 40 characters"),
-        ({"avoid": ["a\0b"]}, "avoid", "separated by commas"),
+        ({"avoid": ["a\0b"]}, "avoid", "commas between"),
     ],
 )
 def test_what_cannot_be_asked_for_is_named(

@@ -60,9 +60,12 @@ class DecodeOptions:
         _within("length_penalty", self.length_penalty, -5, 5)
         _within("repetition_penalty", self.repetition_penalty, 1, 5)
         _within("no_repeat_ngram_size", self.no_repeat_ngram_size, 0, 10)
-        _within("alternatives", self.alternatives, 1, MAX_ALTERNATIVES)
+        if not 1 <= self.alternatives <= MAX_ALTERNATIVES:
+            raise InvalidOptions(
+                "alternatives", Sentence("Ask for 1 to %(most)s texts.", most=MAX_ALTERNATIVES)
+            )
         if self.length not in LENGTHS:
-            raise InvalidOptions("length", "The length is short or medium, or left open.")
+            raise InvalidOptions("length", Sentence("A length is short or medium, or left open."))
         object.__setattr__(self, "avoid", _avoided(self.avoid))
         prompt = " ".join(unicodedata.normalize("NFC", self.prompt).split())
         if len(prompt) > MAX_PROMPT_CHARACTERS:
@@ -89,7 +92,7 @@ class DecodeOptions:
         """
         values = asdict(self)
         for field in fields(self):
-            if field.name in _LATER and values[field.name] == field.default:
+            if field.name in ASKED and values[field.name] == field.default:
                 del values[field.name]
         return json.dumps(values, sort_keys=True, ensure_ascii=False)
 
@@ -107,26 +110,30 @@ class DecodeOptions:
 
 
 #: Fields of ``DecodeOptions`` that are asked for by a person, and not in every key.
-_LATER = ("alternatives", "avoid", "length")
+ASKED = ("alternatives", "avoid", "length")
 
 
 def is_plain(options: Mapping[str, object]) -> bool:
     """Whether a caption with these options (of a key) is what its version says by itself: nobody
     began it or asked for anything special."""
-    return not options.get("prompt") and not any(name in options for name in _LATER)
+    return not options.get("prompt") and not any(name in options for name in ASKED)
 
 
 def _avoided(words: Sequence[str]) -> tuple[str, ...]:
     """Lower case, each once, in alphabetical order, so that equal wishes have equal keys."""
     tidy = {" ".join(unicodedata.normalize("NFC", word).lower().split()) for word in words} - {""}
     if len(tidy) > MAX_AVOIDED_WORDS:
-        raise InvalidOptions("avoid", f"At most {MAX_AVOIDED_WORDS} words can be avoided.")
+        raise InvalidOptions(
+            "avoid", Sentence("At most %(most)s words can be avoided.", most=MAX_AVOIDED_WORDS)
+        )
     for word in tidy:
         if len(word) > MAX_AVOIDED_CHARACTERS or not word.isprintable():
             raise InvalidOptions(
                 "avoid",
-                "Words to avoid are separated by commas and have at most "
-                f"{MAX_AVOIDED_CHARACTERS} characters each.",
+                Sentence(
+                    "Words to avoid have at most %(most)s characters each, with commas between.",
+                    most=MAX_AVOIDED_CHARACTERS,
+                ),
             )
     return tuple(sorted(tidy))
 

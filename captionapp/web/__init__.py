@@ -13,6 +13,7 @@ from captionapp.web import (
     about,
     asking,
     compare,
+    describing,
     errors,
     events,
     feedback,
@@ -50,7 +51,7 @@ def register(app: Flask) -> None:
     app.jinja_env.globals["is_operator"] = operator.is_operator
     events.init_app(app, settings.threads)
     for module in (
-        *(upload, pictures, feedback, history, about, health),
+        *(upload, pictures, describing, feedback, history, about, health),
         *(asking, insights, training, models, compare),  # for the operator
     ):
         app.register_blueprint(module.blueprint)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from flask_babel import lazy_gettext
 from flask_babel.speaklater import LazyString
@@ -18,10 +19,14 @@ from wtforms import (
     StringField,
     TextAreaField,
 )
-from wtforms.validators import AnyOf, DataRequired, Length, Optional
+from wtforms.validators import AnyOf, DataRequired, InputRequired, Length, Optional
 from wtforms.widgets import CheckboxInput, ListWidget
 
-from captionapp.captioning.captioner import MAX_PROMPT_CHARACTERS
+from captionapp.captioning.captioner import (
+    MAX_ALTERNATIVES,
+    MAX_PROMPT_CHARACTERS,
+    DecodeOptions,
+)
 from captionapp.feedback.filters import FeedbackFilter, Source
 from captionapp.feedback.repository import Reason, Verdict
 from captionapp.votes import Choice
@@ -180,6 +185,48 @@ class VoteForm(FlaskForm):  # type: ignore[misc]
             )
         ]
     )
+
+
+class AskForm(FlaskForm):  # type: ignore[misc]
+    """``POST /images/<image_id>/describe``; what can be asked for is checked by the domain."""
+
+    prompt = StringField(lazy_gettext("Begin with"))
+    avoid = StringField(lazy_gettext("Words to avoid, between commas"))
+    length = SelectField(
+        lazy_gettext("Length"),
+        choices=[
+            SelectChoice("", lazy_gettext("as it comes")),
+            SelectChoice("short", lazy_gettext("short")),
+            SelectChoice("medium", lazy_gettext("longer")),
+        ],
+        default="",
+        validate_choice=False,  # the domain says what lengths there are
+    )
+    alternatives = IntegerField(
+        lazy_gettext("How many texts"),
+        default=MAX_ALTERNATIVES,
+        validators=[InputRequired(lazy_gettext("Say how many texts you want, as a number."))],
+    )
+
+    def wishes(self) -> dict[str, Any]:
+        """What ``Settings.decode_options`` takes."""
+        return {
+            "prompt": self.prompt.data or "",
+            "avoid": (self.avoid.data or "").split(","),
+            "length": self.length.data or "",
+            "alternatives": self.alternatives.data,
+        }
+
+    @classmethod
+    def of(cls, options: DecodeOptions) -> AskForm:
+        """The form as somebody filled it in who asked for these."""
+        form = cls(formdata=None)
+        form.prompt.data = options.prompt
+        form.avoid.data = ", ".join(options.avoid)
+        form.length.data = options.length
+        if options.alternatives > 1:  # else the form suggests some
+            form.alternatives.data = options.alternatives
+        return form
 
 
 def first_error(form: FlaskForm) -> str:

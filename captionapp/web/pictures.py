@@ -11,7 +11,7 @@ from captionapp.errors import NotFound
 from captionapp.images import MEDIA_TYPE
 from captionapp.web import identity
 from captionapp.web.current import workflow
-from captionapp.web.forms import ButtonForm, FeedbackForm
+from captionapp.web.forms import AskForm, ButtonForm, FeedbackForm
 from captionapp.web.operator import is_operator
 from captionapp.web.presenting import description_of, served_version
 
@@ -26,8 +26,15 @@ def show(image_id: str) -> str:
     return page(image_id)
 
 
-def page(image_id: str, form: FeedbackForm | None = None, problem: str = "") -> str:
-    """The page of a picture; with ``form``, an answer that could not be kept, and why.
+def page(
+    image_id: str,
+    form: FeedbackForm | None = None,
+    problem: str = "",
+    ask: AskForm | None = None,
+    ask_problem: str = "",
+) -> str:
+    """The page of a picture; with ``form``, an answer that could not be kept, with ``ask``, a
+    wish that could not be met, and why.
 
     Raises:
         NotFound: if this browser does not hold the picture and the operator is not asking.
@@ -47,6 +54,8 @@ def page(image_id: str, form: FeedbackForm | None = None, problem: str = "") -> 
         description=description,
         form=form,
         problem=problem,
+        ask=ask or AskForm.of(view.asked),
+        ask_problem=ask_problem,
         button=ButtonForm(formdata=None),
         served=served_version(),
         viewer=viewer,
