@@ -70,6 +70,15 @@ class PictureFetcher:
         finally:
             self._places.release()
 
+    @staticmethod
+    def name_of(address: str) -> str:
+        """What a picture from there is called: the last part of the path, else the host."""
+        try:
+            parts = urlsplit(address)
+            return unquote(parts.path.rstrip("/").rsplit("/", 1)[-1]) or parts.hostname or address
+        except ValueError:
+            return address
+
     def _follow(self, address: str, deadline: float) -> bytes:
         with httpcore.ConnectionPool(
             ssl_context=ssl.create_default_context(), network_backend=_CheckedBackend(deadline)
@@ -116,12 +125,6 @@ def check_form(address: str) -> None:
         raise AddressRefused(Sentence("Addresses with a name or a password in them are not asked."))
     if port not in (None, PORTS[parts.scheme]):
         raise AddressRefused(Sentence("Only the usual ports of web servers are asked."))
-
-
-def name_of(address: str) -> str:
-    """What a picture from this address is called: the last part of its path, else the host."""
-    parts = urlsplit(address)
-    return unquote(parts.path.rstrip("/").rsplit("/", 1)[-1]) or parts.hostname or address
 
 
 def public_addresses(host: str, port: int) -> list[str]:

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from sqlalchemy import Select, and_, delete, exists, select
+from sqlalchemy import Select, and_, delete, exists, select, update
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.orm import Session, aliased
+from sqlalchemy.sql.elements import ColumnElement
 
 from captionapp.records import Records
 from captionapp.results import Submission
@@ -34,7 +35,7 @@ class Ticket:
 @dataclass(frozen=True)
 class Arrival:
     """A file that has arrived: the picture that it became, or its ``name`` and the ``problem`` why
-    it became none."""
+    it became none. Without either it has been deleted since."""
 
     ticket: Ticket
     image_id: str | None
@@ -99,6 +100,8 @@ class Arrivals:
         contributor)``; one that was there before stays, and can be described later.
         """
         with self._records.write() as session:
+            # What was not sent any more is not missing.
+            session.execute(update(ArrivalRow).where(*_of(contributor, batch)).values(total=0))
             waiting = session.execute(_waiting(contributor, batch)).all()
             for job, fresh, wanted_by_others in waiting:
                 if fresh:
@@ -121,11 +124,7 @@ def _waiting(contributor: str, batch: str) -> Select[Job, bool, bool]:
         other.options == Job.options,
         other.contributor != contributor,
     )
-    arrived = and_(
-        ArrivalRow.image_id == Job.image_id,
-        ArrivalRow.contributor == contributor,
-        ArrivalRow.batch == batch,
-    )
+    arrived = and_(ArrivalRow.image_id == Job.image_id, *_of(contributor, batch))
     # What was described before stays, however it came.
     described = exists().where(CaptionRow.image_id == Job.image_id)
     query = (
@@ -135,6 +134,10 @@ def _waiting(contributor: str, batch: str) -> Select[Job, bool, bool]:
         .order_by(Job.number)
     )
     return query.where(exists().where(arrived)) if batch else query
+
+
+def _of(contributor: str, batch: str) -> tuple[ColumnElement[bool], ...]:
+    return (ArrivalRow.contributor == contributor, ArrivalRow.batch == batch)
 
 
 def _arrival(row: ArrivalRow) -> Arrival:

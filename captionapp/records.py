@@ -208,10 +208,15 @@ class Records:
 
     def release(self, session: Session, image_id: str, contributor: str) -> bool:
         """This browser lets go of the picture. Returns whether another browser still holds it."""
-        for table in (Holding, ArrivalRow, AskedRow):
+        for table in (Holding, AskedRow):
             session.execute(
                 delete(table).where(table.image_id == image_id, table.contributor == contributor)
             )
+        session.execute(
+            update(ArrivalRow)
+            .where(ArrivalRow.image_id == image_id, ArrivalRow.contributor == contributor)
+            .values(image_id=None, name="")
+        )
         return (
             session.scalar(select(Holding.image_id).where(Holding.image_id == image_id)) is not None
         )

@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from captionapp import addresses
-from captionapp.addresses import PictureFetcher, check_form, is_public, name_of
+from captionapp.addresses import PictureFetcher, check_form, is_public
 from captionapp.errors import AddressRefused, FetchBusy
 
 Answer = Callable[[BaseHTTPRequestHandler], None]
@@ -31,7 +31,11 @@ class Site:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        class Server(ThreadingHTTPServer):
+            def handle_error(self, *_: object) -> None:
+                """A client that has heard enough hangs up."""
+
+        self._server = Server(("127.0.0.1", 0), Handler)
         self.port = self._server.server_port
         self._thread = threading.Thread(target=self._server.serve_forever)
         self._thread.start()
@@ -269,5 +273,6 @@ def test_only_so_many_at_a_time(site: Site, fetcher: PictureFetcher) -> None:
 
 
 def test_names() -> None:
-    assert name_of("https://example.org/a/b%20c.jpg?x=1") == "b c.jpg"
-    assert name_of("https://example.org") == "example.org"
+    assert PictureFetcher.name_of("https://example.org/a/b%20c.jpg?x=1") == "b c.jpg"
+    assert PictureFetcher.name_of("https://example.org") == "example.org"
+    assert PictureFetcher.name_of("https://[::1") == "https://[::1"

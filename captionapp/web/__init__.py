@@ -21,6 +21,7 @@ from captionapp.web import (
     health,
     history,
     insights,
+    intake,
     language,
     limits,
     models,
@@ -51,7 +52,7 @@ def register(app: Flask) -> None:
     app.jinja_env.globals["is_operator"] = operator.is_operator
     events.init_app(app, settings.threads)
     for module in (
-        *(upload, pictures, describing, feedback, history, about, health),
+        *(upload, intake, pictures, describing, feedback, history, about, health),
         *(asking, insights, training, models, compare),  # for the operator
     ):
         app.register_blueprint(module.blueprint)

@@ -173,7 +173,7 @@ def render_error(status: int, message: str = "", retry: int | None = None) -> Re
     discard_body()
     title, advice = PAGES.get(status, PAGES[500 if status >= 500 else 400])
     message = message or str(advice)
-    if _prefers_json():
+    if prefers_json():
         response = jsonify(error={"status": status, "title": str(title), "message": message})
     else:
         page = render_template(
@@ -208,7 +208,8 @@ def discard_body() -> None:
         return
 
 
-def _prefers_json() -> bool:
+def prefers_json() -> bool:
+    """Whether the client would rather have JSON than a page, as our own script does."""
     accepted = request.accept_mimetypes
     return accepted["application/json"] > accepted["text/html"]
 

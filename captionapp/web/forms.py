@@ -19,9 +19,18 @@ from wtforms import (
     StringField,
     TextAreaField,
 )
-from wtforms.validators import AnyOf, DataRequired, InputRequired, Length, Optional
+from wtforms.validators import (
+    AnyOf,
+    DataRequired,
+    InputRequired,
+    Length,
+    NumberRange,
+    Optional,
+    Regexp,
+)
 from wtforms.widgets import CheckboxInput, ListWidget
 
+from captionapp.arrivals import Ticket
 from captionapp.captioning.captioner import (
     MAX_ALTERNATIVES,
     MAX_PROMPT_CHARACTERS,
@@ -42,6 +51,10 @@ def _one_line(text: str | None) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in text or "").split())
 
 
+_BATCH = [Optional(), Regexp("[0-9a-f]{32}$")]
+_COUNT = [Optional(), NumberRange(0, 1_000_000)]
+
+
 class UploadForm(FlaskForm):  # type: ignore[misc]
     """``POST /captions``"""
 
@@ -55,6 +68,24 @@ class UploadForm(FlaskForm):  # type: ignore[misc]
             )
         ],
     )
+    address = StringField()
+    example = StringField()
+    # From a page that sends its pictures one by one: see ``Ticket``.
+    batch = StringField(validators=_BATCH)
+    place = IntegerField(validators=_COUNT)
+    total = IntegerField(validators=_COUNT)
+
+    def ticket(self) -> Ticket | None:
+        """Where the one file of this form stands, if it is one of a batch."""
+        if not self.batch.data:
+            return None
+        return Ticket(self.batch.data, self.place.data or 0, self.total.data or 0)
+
+
+class CancelForm(FlaskForm):  # type: ignore[misc]
+    """``POST /captions/cancel``"""
+
+    batch = StringField(validators=_BATCH)
 
 
 class FeedbackForm(FlaskForm):  # type: ignore[misc]

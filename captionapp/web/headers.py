@@ -49,6 +49,8 @@ def init_app(app: Flask, settings: Settings) -> None:
             response.headers.setdefault("X-Robots-Tag", "noindex")
         if request.endpoint != "static":  # pages carry a CSRF token and private pictures
             response.headers.setdefault("Cache-Control", "no-store")
+        elif "v" not in request.args:  # imported by a script, under an address that stays
+            response.headers["Cache-Control"] = "no-cache"
         return response
 
     def stamp(endpoint: str, values: dict[str, Any]) -> None:

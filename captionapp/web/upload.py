@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, flash, redirect, render_template, session, url_for
+from flask import Blueprint, flash, jsonify, redirect, render_template, session, url_for
 from flask.typing import ResponseReturnValue
 from flask_babel import gettext, ngettext
 from werkzeug.datastructures import FileStorage
 
 from captionapp.errors import InvalidOptions
-from captionapp.results import IncomingFile, Rejected
+from captionapp.results import IncomingFile, Rejected, Submission
 from captionapp.web import identity
 from captionapp.web.current import workflow
-from captionapp.web.forms import UploadForm, first_error
+from captionapp.web.errors import prefers_json, render_error
+from captionapp.web.examples import EXAMPLES
+from captionapp.web.forms import ButtonForm, UploadForm, first_error
+from captionapp.web.intake import card
 from captionapp.web.language import translated
 
 blueprint = Blueprint("upload", __name__)
@@ -23,6 +26,7 @@ MAX_FLASHED = 5
 @blueprint.get("/")
 def form() -> ResponseReturnValue:
     identity.contributor()  # uploads sent side by side are those of one browser
+    identity.renew()
     return _page(UploadForm(), [])
 
 
@@ -30,30 +34,39 @@ def form() -> ResponseReturnValue:
 def describe() -> ResponseReturnValue:
     upload_form = UploadForm()
     if not upload_form.validate_on_submit():
-        return _page(upload_form, [first_error(upload_form)]), 422
-    files = upload_form.images.data or []
+        return _refused(upload_form, [first_error(upload_form)])
+    files = _given(upload_form)
     limit = workflow().settings.max_files
     if not files:
         message = gettext("Choose at least one picture, then send the form again.")
-        return _page(upload_form, [message]), 422
+        return _refused(upload_form, [message])
     if len(files) > limit:
         message = gettext(
             "At most %(most)s pictures can be sent at a time; these were %(count)s.",
             most=limit,
             count=len(files),
         )
-        return _page(upload_form, [message]), 422
+        return _refused(upload_form, [message])
 
     contributor = identity.contributor()
     try:
-        submission = workflow().submit(
-            [_incoming(file) for file in files], contributor, upload_form.prompt.data or ""
-        )
+        submission = workflow().submit(files, contributor, upload_form.prompt.data or "")
     except InvalidOptions as error:
-        return _page(upload_form, [translated(error)]), 422
+        return _refused(upload_form, [translated(error)])
+    ticket = upload_form.ticket()
+    if ticket:
+        workflow().arrivals.note(contributor, ticket, submission)
     if not submission.accepted:
-        return _page(upload_form, [_sentence(rejected) for rejected in submission.rejected]), 422
+        say = _reason if prefers_json() else _sentence
+        return _refused(upload_form, [say(rejected) for rejected in submission.rejected])
+    if prefers_json():
+        found = workflow().pictures_of(submission.accepted, contributor)
+        cards = [card(one, found.get(one), contributor) for one in submission.accepted]
+        return jsonify(pictures=cards), 202
+    return _to_next_page(submission, contributor)
 
+
+def _to_next_page(submission: Submission, contributor: str) -> ResponseReturnValue:
     identity.renew()
     _flash(submission.rejected)
     if len(submission.accepted) > 1:
@@ -63,10 +76,34 @@ def describe() -> ResponseReturnValue:
     return redirect(url_for("pictures.show", image_id=image_id), 303)
 
 
+def _refused(upload_form: UploadForm, problems: list[str]) -> ResponseReturnValue:
+    if prefers_json():
+        return render_error(422, " ".join(problems))
+    return _page(upload_form, problems), 422
+
+
 def _page(upload_form: UploadForm, problems: list[str]) -> str:
     return render_template(
-        "upload.html", form=upload_form, problems=problems, settings=workflow().settings
+        "upload.html",
+        form=upload_form,
+        button=ButtonForm(formdata=None),
+        problems=problems,
+        settings=workflow().settings,
+        examples=EXAMPLES.values(),
     )
+
+
+def _given(upload_form: UploadForm) -> list[IncomingFile]:
+    """What the form brings: an address first, since it may turn out that nobody can fetch it now,
+    and then nothing is to have been stored."""
+    given = []
+    fetcher, address = workflow().fetcher, (upload_form.address.data or "").strip()
+    if fetcher is not None and address:
+        given.append(IncomingFile(fetcher.name_of(address), lambda: fetcher.fetch(address)))
+    example = EXAMPLES.get(upload_form.example.data or "")
+    if example is not None:
+        given.append(IncomingFile(str(example.label), example.read))
+    return given + [_incoming(file) for file in upload_form.images.data or []]
 
 
 def _incoming(file: FileStorage) -> IncomingFile:
@@ -76,7 +113,11 @@ def _incoming(file: FileStorage) -> IncomingFile:
 
 
 def _sentence(rejected: Rejected) -> str:
-    return f"{rejected.name}: {translated(rejected.reason)}"
+    return f"{rejected.name}: {_reason(rejected)}"
+
+
+def _reason(rejected: Rejected) -> str:
+    return translated(rejected.reason)
 
 
 def _flash(rejected: list[Rejected]) -> None:

@@ -52,3 +52,10 @@ def test_no_page_has_inline_script_or_style(client):
         assert "style=" not in page and "<style" not in page
         assert page.count("<script") == page.count('<script type="module" src=')
         assert "onclick" not in page
+
+
+def test_what_a_script_imports_is_looked_for_again_each_time(client):
+    answer = client.get("/static/intake/batch.js")
+    assert answer.headers["Cache-Control"] == "no-cache"
+    assert "ETag" in answer.headers
+    answer.close()
