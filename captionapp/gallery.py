@@ -101,8 +101,8 @@ class Gallery:
         before: str | None = None,
         limit: int = PER_PAGE,
     ) -> Slice:
-        """The page behind the cursor ``after``, or the one that ends before ``before``; an empty
-        ``before`` means the last page. A cursor that is none leads to the first page."""
+        """The page behind the cursor ``after``, or the one that ends before ``before``. What is no
+        cursor stands for the end that it is counted from: the first page, or the last."""
         column = _COLUMNS[wanted.sort]
         backwards = before is not None
         position = _position(before if before is not None else after, wanted.sort)

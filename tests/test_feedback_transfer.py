@@ -159,6 +159,16 @@ def test_the_three_old_columns(workflow: Workflow, folder: Path) -> None:
     assert "no text" in skipped.problem
 
 
+def test_what_nobody_has_answered_is_no_answer(workflow: Workflow, folder: Path) -> None:
+    """The gallery exports those too; what a person changed in the table is an answer."""
+    header = ("file_name", "caption", "verdict", "model_caption")
+    table(folder, [header, ("red.png", "a dog", "", "A dog."), ("blue.png", "a wolf", "", "a dog")])
+    results = bring_in(workflow, folder)
+    assert outcomes(results) == ["skipped", "added"]
+    assert "Nobody has said" in results[0].problem
+    assert [row.feedback for row in workflow.feedback.rows()] == ["a wolf"]
+
+
 def test_texts_are_kept_to_the_letter(workflow: Workflow, folder: Path) -> None:
     texts = [
         '=HYPERLINK("http://x.example")',

@@ -21,6 +21,7 @@ DOMAIN = (
     "asking",
     "gallery",
     "letting_go",
+    "takeout",
     "comparison",
     "votes",
     "version_tasks",

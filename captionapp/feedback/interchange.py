@@ -159,4 +159,16 @@ def _entry(path: Path, where: str, row: Mapping[str, str], columns: Sequence[str
     if _MORE in row:
         problem = "It has more cells than there are columns: is a comma not in quotation marks?"
     ours = row if columns[0] == "file_name" else {}
+    if text and _is_unanswered(text, ours):
+        problem = "Nobody has said yet whether this description is right."
     return Entry(f"{where}: {file[:200]}", path.parent, file, text, ours, problem)
+
+
+def _is_unanswered(text: str, ours: Mapping[str, str]) -> bool:
+    """Whether it is what the model said, taken along without an answer; changed, it is one."""
+    said = ours.get("model_caption")
+    return (
+        said is not None
+        and ours.get("verdict") == ""
+        and normalise_caption(text) == normalise_caption(said)
+    )

@@ -296,16 +296,21 @@ def _copy_pictures(
     """Copies the stored files; returns their new names. A picture that has none is left out."""
     files: dict[tuple[str, str], str] = {}
     for image_id, image_name in pictures:
-        # Letters and digits that every system allows, and never only a reserved name.
-        stem = re.sub(r"[^A-Za-z0-9]+", "-", Path(image_name).stem)[:40].strip("-")
-        name = f"{stem or 'picture'}-{image_id[:8]}.webp"
+        stem = safe_stem(image_name)
+        name = f"{stem}-{image_id[:8]}.webp"
         if (folder / name).exists():
-            name = f"{stem or 'picture'}-{image_id}-{len(files)}.webp"
+            name = f"{stem}-{image_id}-{len(files)}.webp"
         with suppress(NotFound, FileNotFoundError):
             shutil.copyfile(store.path(image_id), folder / name)
             files[image_id, image_name] = name
         on_picture()
     return files
+
+
+def safe_stem(image_name: str) -> str:
+    """The beginning of a file's name, of letters and digits that every system allows. It needs
+    something behind it: it may be a name that Windows reserves."""
+    return re.sub(r"[^A-Za-z0-9]+", "-", Path(image_name).stem)[:40].strip("-") or "picture"
 
 
 def _tables(

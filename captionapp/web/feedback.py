@@ -21,7 +21,7 @@ from wtforms import SelectChoice
 
 from captionapp.errors import FeedbackStoreError, InvalidFeedback
 from captionapp.feedback.repository import FeedbackRow, Verdict
-from captionapp.web import errors, identity, pictures
+from captionapp.web import errors, history, identity, pictures, wanted
 from captionapp.web.current import workflow
 from captionapp.web.forms import FeedbackForm, FilterForm, first_error
 from captionapp.web.language import translated
@@ -58,6 +58,9 @@ def give(image_id: str) -> ResponseReturnValue:
         )
         response.headers["Retry-After"] = str(errors.retry_after(error))
         return response
+    if request.args.get("then") == "next":
+        arguments = wanted.asked().arguments(after=image_id)
+        return redirect(url_for("history.following", **arguments), 303)
     if row.verdict is Verdict.ACCEPTED:
         flash(gettext("Thank you. It is noted that the description is right."), "done")
     else:
@@ -67,6 +70,8 @@ def give(image_id: str) -> ResponseReturnValue:
 
 def _form_again(image_id: str, form: FeedbackForm, problem: str, status: int) -> Response:
     """The page again with everything the person wrote still in the form."""
+    if request.args.get("then") == "next":
+        return make_response(history.page(image_id, form, problem), status)
     return make_response(pictures.page(image_id, form, problem), status)
 
 

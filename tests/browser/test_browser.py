@@ -72,10 +72,9 @@ def test_accept_then_delete(app, running, visit, photograph, script):
     expect(page.get_by_text("Written by a machine, confirmed by you")).to_be_visible()
     assert [row["verdict"] for row in rows(app)] == ["accepted"]
     page.get_by_role("link", name="History").click()
-    page.locator("details.quiet summary").click()
-    page.get_by_role("button", name="Yes, delete it").click()
+    page.get_by_role("button", name="Delete evening <hill>.jpg").click()
     expect(page.get_by_text("There are no pictures here any more.")).to_be_visible()
-    page.get_by_role("button", name="Bring it back").click()
+    page.get_by_role("button", name="Undo").click()
     expect(page.locator(".wall img")).to_be_visible()
 
 

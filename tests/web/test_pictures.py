@@ -62,7 +62,7 @@ def test_delete_takes_it_out_of_the_history(client, workflow, png):
     gone = client.post(path + "/delete")
     assert (gone.status_code, gone.location) == (303, "/history")
     page = client.get("/history").text
-    assert "One picture is gone" in page and "no pictures here any more" in page
+    assert "One picture is deleted." in page and "no pictures here any more" in page
     for part in ("", "/file", "/thumbnail"):
         assert client.get(path + part).status_code == 404
     assert client.post(path + "/delete").status_code == 404

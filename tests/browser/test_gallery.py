@@ -1,0 +1,277 @@
+"""The gallery by keyboard: fifty in a row, word by word, chosen, deleted and brought back."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import zipfile
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from flask import Flask
+from playwright.sync_api import Page, expect
+
+from captionapp.errors import FeedbackStoreError
+from tests.hanging import cookie, hang
+from tests.waiting import until
+
+pytestmark = [
+    pytest.mark.browser,
+    # Playwright leaves the sockets of its event loop to the garbage collector.
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+@pytest.fixture
+def app(make_app: Any) -> Any:
+    return make_app(WTF_CSRF_ENABLED=True)
+
+
+@pytest.fixture
+def open_gallery(app: Flask, running: Any, visit: Any) -> Callable[..., Page]:
+    def open_it(count: int, path: str = "/history", expected: Any = (), **options: Any) -> Page:
+        hang(app, count)
+        address = running(app)
+        visitor = visit(address, **options)
+        visitor.expected = expected
+        visitor.page.context.add_cookies(
+            [{"name": "session", "value": cookie(app), "url": address}]
+        )
+        visitor.page.goto(path)
+        return visitor.page
+
+    return open_it
+
+
+def said(app: Flask) -> list[str]:
+    return [row.feedback for row in app.extensions["captionapp"].feedback.rows()]
+
+
+def field(page: Page) -> Any:
+    return page.locator(".correct[open] textarea")
+
+
+def test_fifty_corrections_by_keyboard(app, open_gallery):
+    page = open_gallery(50)
+    page.keyboard.press("c")
+    for number in range(1, 51):
+        expect(field(page)).to_have_value(f"ball number {number}")
+        expect(field(page)).to_be_focused()
+        page.keyboard.press("Control+A")
+        page.keyboard.type(f"kite {number}")
+        page.keyboard.press("Enter")
+    expect(page.get_by_text("every description here has an answer")).to_be_visible()
+    assert said(app) == [f"kite {number}" for number in range(1, 51)]
+    assert page.locator("[data-count=corrected]").inner_text() == "50"
+
+
+def test_the_same_without_script(app, open_gallery):
+    page = open_gallery(5, java_script_enabled=False)
+    page.get_by_role("button", name="Correct one after the other").click()
+    for number in range(1, 6):
+        expect(field(page)).to_have_count(1)
+        expect(field(page)).to_be_focused()
+        page.keyboard.press("Control+A")
+        page.keyboard.type(f"kite {number}")
+        page.keyboard.press("Tab")
+        page.keyboard.press("Enter")
+        if number < 5:
+            expect(page.get_by_text("Before this:")).to_contain_text(f"kite {number}")
+    expect(page.get_by_text("every description here has an answer")).to_be_visible()
+    assert said(app) == [f"kite {number}" for number in range(1, 6)]
+
+
+def test_accept_skip_and_back_while_correcting(app, open_gallery):
+    page = open_gallery(4)
+    page.keyboard.press("c")
+    page.keyboard.press("Control+Enter")
+    expect(field(page)).to_have_value("ball number 2")
+    page.keyboard.press("Enter")  # nothing was changed
+    expect(page.get_by_role("alert")).to_contain_text("Nothing was changed")
+    page.keyboard.press("Alt+ArrowDown")
+    expect(field(page)).to_have_value("ball number 3")
+    page.keyboard.press("Alt+ArrowUp")
+    expect(field(page)).to_have_value("ball number 2")
+    page.keyboard.press("End")
+    page.keyboard.press("Shift+Enter")
+    page.keyboard.type("on a line of its own")
+    page.keyboard.press("Enter")
+    expect(field(page)).to_have_value("ball number 3")
+    page.keyboard.press("Escape")
+    expect(field(page)).to_have_count(0)
+    until(lambda: len(said(app)) == 2)
+    assert said(app) == ["ball number 1", "ball number 2\non a line of its own"]
+    expect(page.locator("[data-count=unanswered]")).to_have_text("2")
+
+
+def test_an_answer_that_is_refused_comes_back_with_its_text(app, open_gallery):
+    page = open_gallery(3, expected=("status of 503", "status of 422"))
+    workflow = app.extensions["captionapp"]
+    append = workflow.feedback.append
+
+    def fail(row: Any) -> None:
+        raise FeedbackStoreError("The disk is full.")
+
+    workflow.feedback.append = fail
+    page.keyboard.press("c")
+    page.keyboard.type(" and a kite")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("alert")).to_contain_text("The disk is full.")
+    expect(field(page)).to_have_value("ball number 1 and a kite")
+    expect(field(page)).to_be_focused()
+    workflow.feedback.append = append
+    page.keyboard.press("Enter")
+    expect(field(page)).to_have_value("ball number 2")
+    until(lambda: said(app) == ["ball number 1 and a kite"])
+
+
+def test_words_are_struck_and_replaced(app, open_gallery):
+    page = open_gallery(2)
+    page.keyboard.press("c")
+    page.keyboard.press("Shift+Tab")
+    word = page.locator(".word:focus")
+    expect(word).to_have_text("ball")
+    page.keyboard.press("ArrowRight")
+    expect(word).to_have_text("number")
+    page.keyboard.press("Delete")
+    expect(field(page)).to_have_value("ball 1")
+    expect(page.get_by_role("button", name="number, struck")).to_be_focused()
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("Enter")
+    page.keyboard.type("round kite")
+    page.keyboard.press("Enter")  # the word is done, the description is not sent
+    expect(field(page)).to_have_value("round kite 1")
+    page.keyboard.press("End")
+    page.keyboard.type("one")
+    page.keyboard.press("Escape")
+    expect(field(page)).to_have_value("round kite 1")
+    page.get_by_role("button", name="1", exact=True).click()
+    page.get_by_role("button", name="Strike it").click()
+    expect(field(page)).to_have_value("round kite")
+    assert said(app) == []
+    field(page).press("Enter")
+    until(lambda: said(app) == ["round kite"])
+
+
+def test_single_keys_move_accept_choose_delete_and_undo(app, open_gallery):
+    page = open_gallery(3)
+    for key in "jjk":
+        page.keyboard.press(key)
+    focused = page.locator(".card:has(:focus) img")
+    expect(focused).to_have_attribute("alt", "1.png")
+    page.keyboard.press("a")
+    expect(focused).to_have_attribute("alt", "2.png")
+    expect(page.locator(".card").first).to_contain_text("confirmed by you")
+    page.keyboard.press("x")
+    expect(page.get_by_text("One chosen")).to_be_visible()
+    page.keyboard.press("Delete")
+    expect(page.get_by_text("One picture is deleted.")).to_be_visible()
+    expect(page.locator(".card")).to_have_count(2)
+    page.reload()
+    page.keyboard.press("u")
+    expect(page.locator(".card")).to_have_count(3)
+    page.keyboard.press("/")
+    page.keyboard.type("jax?")  # letters are letters while something is written
+    expect(page.get_by_role("searchbox")).to_have_value("jax?")
+    assert said(app) == ["ball number 1"]
+
+
+@pytest.mark.parametrize("script", [True, False], ids=["script", "no script"])
+def test_keys_are_listed(open_gallery, script):
+    page = open_gallery(1, java_script_enabled=script)
+    if script:
+        page.keyboard.press("?")
+        dialog = page.get_by_role("dialog", name="Keys of the gallery")
+        expect(dialog).to_be_visible()
+        dialog.get_by_label("Single letters do something").uncheck()
+        page.keyboard.press("Escape")
+        expect(dialog).to_be_hidden()
+        page.keyboard.press("?")
+        expect(dialog).to_be_hidden()
+    page.get_by_role("link", name="Keys").click()
+    expect(page.get_by_text("the description is right, and on")).to_be_visible()
+
+
+@pytest.mark.parametrize("script", [True, False], ids=["script", "no script"])
+def test_some_are_chosen_and_taken_away(app, open_gallery, script):
+    page = open_gallery(4, java_script_enabled=script)
+    page.get_by_label("Choose 2.png").check()
+    if script:
+        page.get_by_label("Choose 4.png").click(modifiers=["Shift"])
+        expect(page.get_by_text("3 chosen")).to_be_visible()
+        page.get_by_label("Choose 3.png").uncheck()
+    else:
+        page.get_by_label("Choose 4.png").check()
+    with page.expect_download() as taken:
+        page.get_by_role("button", name="Download").click()
+    with zipfile.ZipFile(taken.value.path()) as archive:
+        table = csv.DictReader(io.StringIO(archive.read("metadata.csv").decode()))
+        assert [row["caption"] for row in table] == ["ball number 2", "ball number 4"]
+    page.get_by_role("button", name="Delete", exact=True).click()
+    expect(page.locator(".card")).to_have_count(2)
+    page.get_by_role("button", name="Undo").click()
+    expect(page.locator(".card")).to_have_count(4)
+
+
+@pytest.mark.parametrize("script", [True, False], ids=["script", "no script"])
+def test_search_filter_and_order(open_gallery, script):
+    page = open_gallery(30, java_script_enabled=script)
+    page.get_by_role("searchbox").fill("number 2")
+    page.get_by_label("Order").select_option("oldest first")
+    page.get_by_role("button", name="Show these").click()
+    expect(page.locator(".card img").first).to_have_attribute("alt", "29.png")
+    expect(page.get_by_text("1–12 of 12")).to_be_visible()
+    page.get_by_role("link", name=re.compile("Corrected")).click()
+    expect(page.get_by_text("None of them is like that.")).to_be_visible()
+    page.get_by_role("link", name="Show all").click()
+    page.get_by_role("link", name="Next page").click()
+    expect(page.get_by_text("25–30 of 30")).to_be_visible()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [320, 1280])
+def test_the_gallery_has_no_violation(app, open_gallery, scheme, width):
+    viewport = {"width": width, "height": 800}
+    page = open_gallery(26, color_scheme=scheme, viewport=viewport, bypass_csp=True)
+
+    def check(name: str) -> None:
+        results = Axe().run(page)
+        assert results.violations_count == 0, f"{name}:\n{results.generate_report()}"
+        overflow = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+        assert page.evaluate(overflow) <= 0, f"{name} is wider than the window"
+
+    check("gallery")
+    page.get_by_label("Choose 1.png").check()
+    check("chosen")
+    page.keyboard.press("c")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("alert")).to_be_visible()
+    check("open, with a problem")
+    page.locator(".word").first.focus()
+    page.keyboard.press("Delete")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    check("a word is replaced")
+    page.keyboard.press("Escape")
+    page.keyboard.press("Escape")
+    page.keyboard.press("?")
+    check("keys")
+    page.goto("/history/keys")
+    check("page of the keys")
+    page.goto("/history")
+    page.keyboard.press("j")
+    page.keyboard.press("Delete")
+    expect(page.get_by_role("button", name="Undo")).to_be_visible()
+    check("deleted")
+
+
+def test_it_prints_as_a_contact_sheet(open_gallery):
+    page = open_gallery(3)
+    page.emulate_media(media="print")
+    expect(page.locator(".card img").first).to_be_visible()
+    expect(page.locator(".pick").first).to_be_hidden()
+    expect(page.locator("#selection")).to_be_hidden()
