@@ -3,7 +3,7 @@
 import { Card } from "./cards.js";
 import { Refusal, post, read } from "./server.js";
 
-const IN_FLIGHT = 3;
+const IN_FLIGHT = 2; // one is being checked while the next is sent; more would overtake each other
 const ASKED = 50; // pictures that one question is about; the server takes 64
 const LOOK_MILLISECONDS = 1000;
 const LOOK_HIDDEN_MILLISECONDS = 5000;
@@ -78,7 +78,9 @@ export class Batch {
     const added = sources.length - already;
     if (added) {
       announce(fill(this.texts.textAdded, { count: number.format(added) }));
+      const first = this.tray.hidden;
       this.tray.hidden = false;
+      if (first) this.part("heading").scrollIntoView({ block: "nearest" }); // on a phone it is below
       this.summarise();
       this.pump();
     }

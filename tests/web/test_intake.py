@@ -123,6 +123,7 @@ def test_cancelling_without_script(client, workflow, gate, png):
     first = send(client, png).json["pictures"][0]["image_id"]
     until(lambda: status(client, first)["pictures"][0]["status"] == "describing")
     send(client, encoded(draw("blue")), 1)
+    assert 'action="/captions/cancel"' in client.get("/history").text
     sent = client.post("/captions/cancel")
     assert (sent.status_code, sent.location) == (303, "/history")
     page = client.get("/history").text
