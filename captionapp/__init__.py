@@ -115,7 +115,7 @@ def _workflow(chosen: Settings) -> Workflow:
         feedback=CsvFeedbackRepository(instance / "feedback.csv"),
         versions=versions,
         service=service,
-        queue=CaptionQueue(service, chosen.queue_size, chosen.batch_size, metrics.queue_depth),
+        queue=CaptionQueue(service, chosen.queue_size, chosen.batch_size, metrics),
         metrics=metrics,
         fetcher=fetcher,
     )

@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
-
-from PIL import Image
 
 from captionapp.captioning.batching import CaptionQueue, Reservation
 from captionapp.captioning.captioner import Caption, DecodeOptions
@@ -26,6 +25,8 @@ logger = logging.getLogger(__name__)
 LEASE_SECONDS = 120.0
 #: How often another process's caption is looked for.
 POLL_SECONDS = 0.1
+#: How often a client that waits is looked after.
+GONE_SECONDS = 0.5
 
 
 class CaptionJobs:
@@ -67,23 +68,32 @@ class CaptionJobs:
         finally:
             self._waiters.release()
 
-    def wait(self, key: tuple[str, str], seconds: float) -> None:
+    def wait(
+        self, key: tuple[str, str], seconds: float, gone: Callable[[], bool] = lambda: False
+    ) -> None:
         """Return when the job is done or has failed, or time is up.
 
-        Time is up at once if half of the threads wait already.
+        Time is up at once if half of the threads wait already. If whoever waits is ``gone``, the
+        job is dropped unless it is begun; somebody who looks at the picture later starts it again.
         """
         if not self._waiters.acquire(blocking=False):
             return
         try:
-            self._wait(key, time.monotonic() + seconds)
+            self._wait(key, time.monotonic() + seconds, gone)
         finally:
             self._waiters.release()
 
-    def _wait(self, key: tuple[str, str], end: float) -> None:
+    def _wait(self, key: tuple[str, str], end: float, gone: Callable[[], bool]) -> None:
         with self._lock:
             finished = self._under_way.get(key)
         if finished:
-            finished.wait(max(0.0, end - time.monotonic()))
+            while not finished.wait(max(0.0, min(GONE_SECONDS, end - time.monotonic()))):
+                if time.monotonic() >= end:
+                    return
+                if gone():
+                    if self.records.drop_job(*key):
+                        logger.info("nobody waits for the description of picture %s", key[0])
+                    return
             return
         while time.monotonic() < end:  # another process may be at it
             job = self.records.jobs([key[0]]).get(key)
@@ -104,7 +114,9 @@ class CaptionJobs:
         with self._lock:
             self._under_way[key] = finished
         work, queued_at = collected(), time.perf_counter()
-        future = reservation.submit(lambda: self._picture(*key), options)
+        future = reservation.submit(
+            lambda: self.store.load(image_id), options, begin=lambda: self._take(*key)
+        )
         future.add_done_callback(lambda done: _add_times(work, queued_at, done))
         future.add_done_callback(lambda done: self._finish(key, finished, done))
 
@@ -121,11 +133,10 @@ class CaptionJobs:
             logger.warning("picture %s still waits for its caption: %s", held.image_id, error)
         return JobState(problem="", abandoned=False)
 
-    def _picture(self, image_id: str, options: str) -> Image.Image:
-        """The picture, now that its turn has come. Runs in the queue's thread."""
+    def _take(self, image_id: str, options: str) -> None:
+        """Its turn has come. Runs in the queue's thread."""
         if not self.records.take_job(image_id, options):
             raise Dropped("Nobody waits for this description any more.")
-        return self.store.load(image_id)
 
     def _finish(
         self, key: tuple[str, str], finished: threading.Event, future: Future[Caption]

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 #: What a request is called in the log if its address is none of ours.
 NO_ROUTE = "(none)"
+#: What a request does itself; the queue counts its own steps.
+STEPS = frozenset({"decode", "store", "load", "feedback"})
 #: What machines ask every few seconds; logged as debugging only.
 QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -122,6 +124,9 @@ def init_app(app: Flask) -> None:
         seconds = time.perf_counter() - g.started
         route = request.url_rule.rule if request.url_rule else NO_ROUTE
         workflow.metrics.request(route, request.method, response.status_code, seconds)
+        for step, spent in (timing.collected() or timing.Work()).seconds.copy().items():
+            if step in STEPS:
+                workflow.metrics.step(step, spent)
         level = logging.DEBUG if route in QUIET else logging.INFO
         requests.log(level, "request", **_request_line(route, response, seconds))
         response.headers["X-Request-ID"] = structlog.contextvars.get_contextvars()["request_id"]

@@ -17,6 +17,8 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 REQUEST_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 CAPTION_BUCKETS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 2, 4, 8, 16, 32, 64)
+BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64)
+STEP_BUCKETS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -74,6 +76,20 @@ class Metrics:
             multiprocess_mode="livesum",
             registry=registry,
         )
+        self._batch_size = Histogram(
+            "captionapp_batch_size",
+            "Pictures captioned together.",
+            buckets=BATCH_BUCKETS,
+            registry=registry,
+        )
+        self._step_seconds = Histogram(
+            "captionapp_step_seconds",
+            "Seconds of a request's steps (decode, store, load, feedback), of a picture's "
+            "(queue, and prepare within it), of a batch's (model).",
+            ["step"],
+            buckets=STEP_BUCKETS,
+            registry=registry,
+        )
         self._model_loaded = Gauge(
             "captionapp_model_loaded",
             "Workers that hold a model.",
@@ -116,6 +132,14 @@ class Metrics:
     def picture_stored(self) -> None:
         """A picture was taken in."""
         self._pictures.inc()
+
+    def batch_begun(self, size: int) -> None:
+        """So many pictures are captioned together."""
+        self._batch_size.observe(size)
+
+    def step(self, name: str, seconds: float) -> None:
+        """A step of an upload took so long; ``name`` is one of a few words."""
+        self._step_seconds.labels(name).observe(seconds)
 
     def queue_depth(self, waiting: int) -> None:
         """So many captions wait in this process."""

@@ -363,6 +363,16 @@ class Records:
             job.begun_at = _now()
         return True
 
+    def drop_job(self, image_id: str, options: str) -> bool:
+        """Forget a job of this process that has not been begun, if there is one."""
+        mine = (Job.image_id == image_id, Job.options == options, Job.owner == self.owner)
+        with self.write() as session:
+            waiting = select(Job).where(*mine, Job.problem == "", Job.begun_at.is_(None))
+            job = session.scalar(waiting)
+            if job is not None:
+                session.delete(job)
+        return job is not None
+
     def extend_leases(self, lease_seconds: float) -> None:
         """Say that this process lives and is still at its jobs."""
         with self.write() as session:

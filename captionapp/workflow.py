@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -154,15 +154,22 @@ class Workflow:
             raise full
         return submission
 
-    def wait(self, image_id: str, contributor: str | None, seconds: float) -> None:
+    def wait(
+        self,
+        image_id: str,
+        contributor: str | None,
+        seconds: float,
+        gone: Callable[[], bool] = lambda: False,
+    ) -> None:
         """Return when the caption this browser asked for is there, has failed, or time is up.
 
         It is up at once if many wait already, or if a person's words are there to be shown: the
-        page does not need this, it fills itself.
+        page does not need this, it fills itself. If the one who waits is ``gone``, the caption is
+        not made, unless it is begun; whoever comes back to the picture has it made then.
         """
         held = self.records.held(image_id, contributor)
         if not self.memory.remembered(image_id, contributor):
-            self.jobs.wait((image_id, held.options), seconds)
+            self.jobs.wait((image_id, held.options), seconds, gone)
 
     def again(self, image_id: str, contributor: str) -> None:
         """Describe the picture once more, by the version that is served now.

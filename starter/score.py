@@ -50,6 +50,10 @@ class StockCaptioner:
         values: torch.Tensor = self.processor(images=list(images), return_tensors="pt").pixel_values
         return values
 
+    def prepare(self, image: Image.Image) -> Image.Image:
+        """As it is: the processor makes it small."""
+        return image
+
     @torch.inference_mode()
     def caption(self, images: Sequence[Image.Image], options: DecodeOptions) -> list[Caption]:
         """Captions with the options' beams; prompts and bad words are not needed here."""

@@ -31,6 +31,9 @@ class FakeCaptioner:
         self.calls: list[tuple[int, DecodeOptions]] = []
         self.looked: list[str] = []
 
+    def prepare(self, image: Image.Image) -> Image.Image:
+        return image
+
     def caption(self, images: Sequence[Image.Image], options: DecodeOptions) -> list[Caption]:
         self.calls.append((len(images), options))
         captions = []

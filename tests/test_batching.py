@@ -17,18 +17,39 @@ PLAIN = DecodeOptions()
 
 
 class Service:
-    """Hands out one captioner, after ``gate`` is open."""
+    """Hands out one captioner, whose batches wait until ``gate`` is open."""
 
     def __init__(self, captioner: Any) -> None:
         self.held = captioner
         self.gate = threading.Event()
         self.gate.set()
+        if not isinstance(captioner, Exception):
+            said = captioner.caption
+            captioner.caption = lambda *given: self.gate.wait(10) and said(*given)
 
     def captioner(self) -> Any:
-        assert self.gate.wait(10)
         if isinstance(self.held, Exception):
             raise self.held
         return self.held
+
+
+class Watcher:
+    """Keeps what a queue tells."""
+
+    def __init__(self) -> None:
+        self.depths: list[int] = []
+        self.batches: list[int] = []
+        self.steps: list[str] = []
+
+    def queue_depth(self, waiting: int) -> None:
+        self.depths.append(waiting)
+
+    def batch_begun(self, size: int) -> None:
+        self.batches.append(size)
+
+    def step(self, name: str, seconds: float) -> None:
+        assert 0 <= seconds < 60
+        self.steps.append(name)
 
 
 class FussyCaptioner(FakeCaptioner):
@@ -66,9 +87,9 @@ def test_a_caption_comes_through(make_queue: Callable[..., CaptionQueue]) -> Non
 
 def test_no_thread_before_the_first_request(make_queue: Callable[..., CaptionQueue]) -> None:
     queue = make_queue(Service(FakeCaptioner()))
-    assert queue._thread is None
+    assert queue._threads == []
     submit(queue).result(10)
-    assert queue._thread is not None
+    assert len(queue._threads) == 2
 
 
 def test_no_more_places_than_its_size_and_each_comes_back(
@@ -107,8 +128,8 @@ def test_what_waits_with_equal_options_is_one_batch(
     captioner = FakeCaptioner()
     service = Service(captioner)
     service.gate.clear()
-    depths: list[int] = []
-    queue = make_queue(service, size=20, batch_size=3, on_depth=depths.append)
+    watcher = Watcher()
+    queue = make_queue(service, size=20, batch_size=3, observer=watcher)
     prompted = DecodeOptions(prompt="a drawing of")
     futures = [submit(queue)]  # goes to the gate at once, alone
     while queue.depth:
@@ -119,8 +140,85 @@ def test_what_waits_with_equal_options_is_one_batch(
     texts = [future.result(10).text for future in futures]
     assert texts == ["a red ball"] * 2 + ["a drawing of a red ball"] + ["a red ball"] * 3
     assert captioner.calls == [(1, PLAIN), (3, PLAIN), (1, prompted), (1, PLAIN)]
-    assert max(depths) == 5
-    assert depths[-1] == 0
+    assert watcher.batches == [1, 3, 1, 1]
+    assert max(watcher.depths) == 5
+    assert watcher.depths[-1] == 0
+    assert {watcher.steps.count(step) for step in ("prepare", "queue")} == {6}
+    assert 3 <= watcher.steps.count("model") <= 4  # the last one is told after its answers
+
+
+def test_pictures_are_prepared_while_the_model_is_busy(
+    make_queue: Callable[..., CaptionQueue],
+) -> None:
+    captioner = FakeCaptioner()
+    captioner.prepare = lambda image: image.resize((4, 4))  # type: ignore[method-assign]
+    sizes: list[tuple[int, int]] = []
+    service = Service(captioner)
+    said = captioner.caption
+
+    def caption(images: Sequence[Image.Image], options: DecodeOptions) -> list[Caption]:
+        sizes.extend(image.size for image in images)
+        return said(images, options)
+
+    captioner.caption = caption  # type: ignore[method-assign]
+    service.gate.clear()
+    queue = make_queue(service, batch_size=2)
+    submit(queue)
+    loaded = threading.Event()
+
+    def load() -> Image.Image:
+        loaded.set()
+        return draw()
+
+    with queue.reserve(1) as reservation:
+        second = reservation.submit(load, PLAIN)
+    assert loaded.wait(10)  # the gate is still closed
+    service.gate.set()
+    second.result(10)
+    assert sizes == [(4, 4)] * 2
+
+
+def test_a_request_that_is_refused_in_its_turn_fails_alone(
+    make_queue: Callable[..., CaptionQueue],
+) -> None:
+    captioner = FakeCaptioner()
+    queue = make_queue(Service(captioner))
+
+    def refuse() -> None:
+        raise CaptionFailed("nobody waits")
+
+    with queue.reserve(2) as reservation:
+        refused = reservation.submit(draw, PLAIN, begin=refuse)
+        good = reservation.submit(draw, PLAIN)
+    assert good.result(10).text == "a red ball"
+    with pytest.raises(CaptionFailed, match="nobody waits"):
+        refused.result(10)
+    assert sum(size for size, _ in captioner.calls) == 1
+
+
+def test_after_a_promotion_the_new_version_captions_what_was_prepared_for_it(
+    make_queue: Callable[..., CaptionQueue],
+) -> None:
+    service = Service(FakeCaptioner("old"))
+    service.gate.clear()
+    queue = make_queue(service)
+    first, second = submit(queue), submit(queue)
+    while queue._waiting or queue._preparing:
+        threading.Event().wait(0.01)
+    service.held = FakeCaptioner("new")
+    third = submit(queue)
+    service.gate.set()
+    versions = [one.result(10).model_version for one in (first, second, third)]
+    assert versions == ["old", "old", "new"]
+
+
+def test_a_refusal_says_how_long_the_queue_is(make_queue: Callable[..., CaptionQueue]) -> None:
+    service = Service(FakeCaptioner())
+    queue = make_queue(service, size=2)
+    queue._pace = 20.0
+    with queue.reserve(2), pytest.raises(QueueFull) as caught:
+        queue.reserve(1)
+    assert caught.value.retry_after == 40
 
 
 def test_a_call_waits_its_turn_and_is_made_alone(
@@ -235,7 +333,7 @@ def test_closing_makes_what_waits_and_takes_nothing_more(
     service.gate.set()
     closing.join(10)
     assert all(future.result(0).text == "a red ball" for future in futures)
-    assert queue._thread and not queue._thread.is_alive()
+    assert not any(thread.is_alive() for thread in queue._threads)
 
 
 def test_what_is_not_made_in_time_is_cancelled(make_queue: Callable[..., CaptionQueue]) -> None:

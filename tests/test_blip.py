@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -392,6 +393,14 @@ def test_loading_and_captioning_ask_no_network(
     monkeypatch.setattr("socket.socket.connect", refuse)
     monkeypatch.setattr("socket.getaddrinfo", refuse)
     BlipCaptioner.load(checkpoint, "offline").caption(PICTURES[:1], DecodeOptions())
+
+
+def test_a_prepared_picture_has_the_pixels_of_the_whole_one(captioner: BlipCaptioner) -> None:
+    whole = [draw("red", (300, 200)), draw("blue", (30, 80)), draw("white", (32, 32))]
+    small = [captioner.prepare(image) for image in whole]
+    assert {image.size for image in small} == {(32, 32)}
+    pixels = [captioner.processor.image_processor(x).pixel_values for x in (whole, small)]
+    assert (np.asarray(pixels[0]) == np.asarray(pixels[1])).all()
 
 
 def test_fp16_serves_after_a_check_that_is_made_once(

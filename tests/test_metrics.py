@@ -30,6 +30,8 @@ def test_what_happens_is_counted() -> None:
     metrics.feedback_given("corrected")
     metrics.picture_stored()
     metrics.queue_depth(3)
+    metrics.batch_begun(8)
+    metrics.step("prepare", 0.02)
     seen = rendered(metrics)
     route = '{method="POST",route="/captions"'
     assert seen[f'captionapp_requests_total{route},status="303"}}'] == 1
@@ -42,6 +44,9 @@ def test_what_happens_is_counted() -> None:
     assert seen['captionapp_feedback_total{verdict="corrected"}'] == 1
     assert seen["captionapp_pictures_total"] == 1
     assert seen["captionapp_queue_depth"] == 3
+    assert seen["captionapp_batch_size_sum"] == 8
+    assert seen['captionapp_step_seconds_bucket{le="0.025",step="prepare"}'] == 1
+    assert seen['captionapp_step_seconds_bucket{le="0.01",step="prepare"}'] == 0
 
 
 def test_two_applications_in_one_process_count_apart() -> None:

@@ -36,6 +36,9 @@ class Fake:
         self.texts = list(texts)
         self.batches: list[int] = []
 
+    def prepare(self, image: Image.Image) -> Image.Image:
+        return image
+
     def caption(self, images: Sequence[Image.Image], options: DecodeOptions) -> list[Caption]:
         assert all(image.mode == "RGB" for image in images)
         self.batches.append(len(images))

@@ -1,15 +1,20 @@
-"""The bounded queue before the model: requests of many threads gathered into batches."""
+"""The bounded queue before the model: requests of many threads gathered into batches.
+
+Two threads: one reads pictures and makes them small, the other captions them, so that the next
+batch is prepared while the model is busy with this one.
+"""
 
 from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from PIL import Image
 
@@ -20,26 +25,57 @@ from captionapp.sentences import Sentence
 
 logger = logging.getLogger(__name__)
 
-QUEUE_RETRY_SECONDS = 5.0
+#: How long a batch that is not full waits for more pictures, if they have been coming together.
+GATHER_SECONDS = 0.02
+#: After a refusal, before it is known how fast captions are made.
+RETRY_SECONDS = 5.0
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
+class Observer(Protocol):
+    """Who is told what happens in a queue; ``Metrics`` for one."""
+
+    def queue_depth(self, waiting: int) -> None:
+        """So many captions wait."""
+
+    def batch_begun(self, size: int) -> None:
+        """So many pictures are captioned together."""
+
+    def step(self, name: str, seconds: float) -> None:
+        """A picture took so long to ``prepare``, waited so long in the ``queue``; or a batch was
+        so long in the ``model``."""
+
+
+@dataclass
 class _Request:
-    """A caption with these options, or, without options, what ``call`` makes of the picture."""
+    """A caption with these options, or, without options, what ``call`` makes of the picture.
+
+    ``image`` and ``captioner`` are there once it is prepared, for that captioner, or ``error`` why
+    it could not be. ``begin`` is called in its turn, and may still refuse by raising.
+    """
 
     load: Callable[[], Image.Image]
     options: DecodeOptions | None
-    future: Future[Any]
     call: Callable[[Captioner, Image.Image], Any] | None = None
+    future: Future[Any] = field(default_factory=Future)
+    submitted: float = field(default_factory=time.monotonic)
+    begin: Callable[[], None] = lambda: None
+    image: Image.Image | None = None
+    error: Exception | None = None
+    captioner: Captioner | None = None
+
+    def goes_with(self, other: _Request) -> bool:
+        """Whether one batch can hold both; a call is alone."""
+        if self.call or other.call:
+            return self is other
+        return self.options == other.options and self.captioner is other.captioner
 
 
 class CaptionQueue:
-    """At most ``size`` captions wait or are being made; a thread takes them in batches.
+    """At most ``size`` captions wait or are being made; a batch has the same options throughout.
 
-    The thread is started by the first request, which is after any fork. ``on_depth`` is told the
-    number of captions that wait whenever it changes.
+    The threads are started by the first request, which is after any fork.
     """
 
     def __init__(
@@ -47,23 +83,28 @@ class CaptionQueue:
         service: ModelService,
         size: int,
         batch_size: int,
-        on_depth: Callable[[int], None] = lambda depth: None,
+        observer: Observer | None = None,
     ) -> None:
         self._service = service
         self._size = size
         self._batch_size = batch_size
-        self._on_depth = on_depth
+        self._observer = observer
         self._waiting: deque[_Request] = deque()
+        self._preparing = 0
+        self._prepared: deque[_Request] = deque()
         #: Places that are reserved, waiting, or in the batch under way.
         self._taken = 0
         self._changed = threading.Condition()
         self._closing = False
-        self._thread: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []
+        self._last_batch = 0
+        #: Seconds that a caption of the last batch took.
+        self._pace = 0.0
 
     @property
     def depth(self) -> int:
         """Captions that wait for a batch."""
-        return len(self._waiting)
+        return len(self._waiting) + self._preparing + len(self._prepared)
 
     def reserve(self, places: int) -> Reservation:
         """Places for so many requests; use it in a ``with``, which gives back what is left.
@@ -82,7 +123,7 @@ class CaptionQueue:
                         "Too many pictures are waiting for their description."
                         " Try again in a moment."
                     ),
-                    QUEUE_RETRY_SECONDS,
+                    max(1.0, self._pace * self._taken) if self._pace else RETRY_SECONDS,
                 )
             self._taken += places
         return Reservation(self, places)
@@ -92,14 +133,16 @@ class CaptionQueue:
 
         What is left then is cancelled.
         """
+        end = time.monotonic() + timeout
         with self._changed:
             self._closing = True
             self._changed.notify_all()
-            thread = self._thread
-        if thread is not None:
-            thread.join(timeout)
+            threads = list(self._threads)
+        for thread in threads:
+            thread.join(max(0.0, end - time.monotonic()))
         with self._changed:
-            left = list(self._waiting)
+            left = [*self._prepared, *self._waiting]
+            self._prepared.clear()
             self._waiting.clear()
         for request in left:
             request.future.cancel()
@@ -107,83 +150,137 @@ class CaptionQueue:
     def _submit(self, request: _Request) -> Future[Any]:
         with self._changed:
             self._waiting.append(request)
-            self._on_depth(len(self._waiting))
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="captions", daemon=True)
-                self._thread.start()
-            self._changed.notify_all()
+            if not self._threads:
+                for name, run in (("pictures", self._prepare_all), ("captions", self._run)):
+                    self._threads.append(threading.Thread(target=run, name=name, daemon=True))
+                    self._threads[-1].start()
+            self._tell()
         return request.future
 
     def _give_back(self, places: int) -> None:
         with self._changed:
             self._taken -= places
-            # The thread that stops may be waiting for the last reservation.
+            # The threads that stop may be waiting for the last reservation.
             self._changed.notify_all()
+
+    def _tell(self) -> None:
+        """Something moved; called with the condition held."""
+        if self._observer:
+            self._observer.queue_depth(self.depth)
+        self._changed.notify_all()
+
+    def _is_over(self) -> bool:
+        return self._closing and self._taken == 0
+
+    # The thread of the pictures
+
+    def _prepare_all(self) -> None:
+        while request := self._next_to_prepare():
+            self._prepare(request)
+            with self._changed:
+                self._preparing -= 1
+                self._prepared.append(request)
+                self._tell()
+
+    def _next_to_prepare(self) -> _Request | None:
+        """The oldest that waits, once there is room for it; None when all is done at closing."""
+        with self._changed:
+            while not self._waiting or len(self._prepared) >= 2 * self._batch_size:
+                if self._is_over():
+                    return None
+                self._changed.wait()
+            self._preparing += 1
+            return self._waiting.popleft()
+
+    def _prepare(self, request: _Request) -> None:
+        """Read the picture, as small as the model needs it."""
+        try:
+            request.captioner = self._service.captioner()
+            started = time.perf_counter()
+            request.image = request.captioner.prepare(request.load())
+        except Exception as error:  # it fails alone, and in its turn
+            request.error = error
+            return
+        if self._observer:
+            self._observer.step("prepare", time.perf_counter() - started)
+
+    # The thread of the captions
 
     def _run(self) -> None:
         while batch := self._next_batch():
+            begun = [request for request in batch if _begin(request)]
             try:
-                self._make(batch)
+                if begun:
+                    self._make(begun)
             except Exception:  # the thread must outlive whatever a batch does
                 logger.exception("a batch of captions failed")
-                _fail(batch, RuntimeError("the batch failed"))
+                _fail(begun, RuntimeError("the batch failed"))
             finally:
                 self._give_back(len(batch))
 
     def _next_batch(self) -> list[_Request]:
-        """The oldest request and others of its options; a call is alone. Empty when all is done at
-        closing."""
+        """The oldest that is prepared and others that go with it; empty when all is done at
+        closing. What is being prepared is waited for, while there is room for it."""
         with self._changed:
-            while not self._waiting:
-                if self._closing and self._taken == 0:
+            while not self._is_full() and (not self._prepared or self._waiting or self._preparing):
+                if self._is_over():
                     return []
                 self._changed.wait()
-            first = self._waiting[0]
-            size = 1 if first.call else self._batch_size
-            batch: list[_Request] = []
-            rest: deque[_Request] = deque()
-            for request in self._waiting:
-                same = request.options == first.options and len(batch) < size
-                (batch if same else rest).append(request)
-            self._waiting = rest
-            self._on_depth(len(rest))
+            if self._last_batch > 1:  # who was answered together may send the next ones together
+                self._changed.wait_for(self._is_full, GATHER_SECONDS)
+            if not self._prepared:  # cancelled at closing
+                return self._next_batch()
+            batch = self._going_together()
+            self._prepared = deque(one for one in self._prepared if one not in batch)
+            self._last_batch = len(batch)
+            self._tell()
         return batch
 
-    def _make(self, batch: list[_Request]) -> None:
-        requests, images = [], []
-        for request in batch:
-            if not request.future.set_running_or_notify_cancel():
-                continue
-            try:
-                images.append(request.load())
-                requests.append(request)
-            except Exception as error:  # a picture that cannot be read fails alone
-                request.future.set_exception(error)
-        if requests:
-            self._answer(requests, images)
+    def _going_together(self) -> list[_Request]:
+        first = self._prepared[0]
+        return [one for one in self._prepared if one.goes_with(first)][: self._batch_size]
 
-    def _answer(self, requests: list[_Request], images: list[Image.Image]) -> None:
+    def _is_full(self) -> bool:
+        """Whether the next batch could not become larger."""
+        if not self._prepared:
+            return False
+        most = 1 if self._prepared[0].call else self._batch_size
+        return len(self._going_together()) == most or len(self._prepared) >= 2 * self._batch_size
+
+    def _make(self, batch: list[_Request]) -> None:
+        started = time.monotonic()
+        if self._observer:
+            self._observer.batch_begun(len(batch))
+            for request in batch:
+                self._observer.step("queue", started - request.submitted)
+        self._answer(batch)
+        seconds = time.monotonic() - started
+        self._pace = seconds / len(batch)
+        if self._observer:
+            self._observer.step("model", seconds)
+
+    def _answer(self, batch: list[_Request]) -> None:
         """Caption the pictures; if that fails for several, one by one, so that one fails alone."""
-        first = requests[0]
+        first, images = batch[0], [one.image for one in batch if one.image]
+        assert first.captioner
+        answers: Sequence[Any]
         try:
-            captioner = self._service.captioner()
-            answers: Sequence[Any]
             if first.call:
-                answers = [first.call(captioner, images[0])]
+                answers = [first.call(first.captioner, images[0])]
             else:
                 assert first.options
-                answers = captioner.caption(images, first.options)
+                answers = first.captioner.caption(images, first.options)
         except ModelUnavailable as error:
-            _fail(requests, error)
+            _fail(batch, error)
         except Exception as error:
-            if len(requests) == 1:
-                _fail(requests, error)
+            if len(batch) == 1:
+                _fail(batch, error)
                 return
-            logger.warning("a batch of %d failed and is made one by one: %s", len(images), error)
-            for request, image in zip(requests, images, strict=True):
-                self._answer([request], [image])
+            logger.warning("a batch of %d failed and is made one by one: %s", len(batch), error)
+            for request in batch:
+                self._answer([request])
         else:
-            for request, answer in zip(requests, answers, strict=True):
+            for request, answer in zip(batch, answers, strict=True):
                 request.future.set_result(answer)
 
 
@@ -194,19 +291,25 @@ class Reservation:
         self._queue = queue
         self._places = places
 
-    def submit(self, load: Callable[[], Image.Image], options: DecodeOptions) -> Future[Caption]:
-        """Use one place. ``load`` gives the RGB picture when its turn comes, in the queue's thread.
+    def submit(
+        self,
+        load: Callable[[], Image.Image],
+        options: DecodeOptions,
+        begin: Callable[[], None] = lambda: None,
+    ) -> Future[Caption]:
+        """Use one place. ``load`` gives the RGB picture some time before its turn, ``begin`` is
+        called in its turn and may refuse by raising, both in threads of the queue.
 
         The future holds the caption, or what went wrong; never an error as a caption.
         """
-        return self._use(_Request(load, options, Future()))
+        return self._use(_Request(load, options, begin=begin))
 
     def call(
         self, load: Callable[[], Image.Image], call: Callable[[Captioner, Image.Image], T]
     ) -> Future[T]:
         """Use one place for something else than a caption, in turn with the captions: the future
         holds what ``call`` makes of the picture."""
-        return self._use(_Request(load, None, Future(), call))
+        return self._use(_Request(load, None, call))
 
     def _use(self, request: _Request) -> Future[Any]:
         if self._places == 0:
@@ -225,6 +328,20 @@ class Reservation:
     ) -> None:
         self._queue._give_back(self._places)
         self._places = 0
+
+
+def _begin(request: _Request) -> bool:
+    """Whether it can be captioned, now that its turn has come; if not, its future says why."""
+    if not request.future.set_running_or_notify_cancel():
+        return False
+    try:
+        request.begin()
+        if request.error:
+            raise request.error
+    except Exception as error:
+        request.future.set_exception(error)
+        return False
+    return True
 
 
 def _fail(requests: list[_Request], error: Exception) -> None:

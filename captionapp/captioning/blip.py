@@ -99,6 +99,14 @@ class BlipCaptioner:
         backend = TorchBackend(model, form)
         return cls(backend, model, processor, model_version, f"torch {form.name}")
 
+    def prepare(self, image: Image.Image) -> Image.Image:
+        """The RGB picture in the size in which the model sees it; other sizes cost time later."""
+        processor = self.processor.image_processor
+        height, width = processor.size.get("height"), processor.size.get("width")
+        if not processor.do_resize or not height or not width:
+            return image
+        return image.resize((width, height), processor.resample)
+
     def caption(self, images: Sequence[Image.Image], options: DecodeOptions) -> list[Caption]:
         """One caption for each RGB picture, in order.
 

@@ -197,6 +197,10 @@ class Captioner(Protocol):
     def model_version(self) -> str:
         """Name of the version that writes the captions."""
 
+    def prepare(self, image: Image.Image) -> Image.Image:
+        """The RGB picture as small as it is needed: ``caption`` says the same of both, and has less
+        to do with this one."""
+
     def caption(self, images: Sequence[Image.Image], options: DecodeOptions) -> list[Caption]:
         """One caption for each RGB picture, in order. An empty sequence gives an empty list."""
 

@@ -10,6 +10,7 @@ from flask.typing import ResponseReturnValue
 from captionapp.errors import NotFound
 from captionapp.images import MEDIA_TYPE
 from captionapp.web import identity, wanted
+from captionapp.web.connection import client_gone
 from captionapp.web.current import workflow
 from captionapp.web.forms import AskForm, ButtonForm, FeedbackForm
 from captionapp.web.operator import is_operator
@@ -86,7 +87,7 @@ def delete(image_id: str) -> ResponseReturnValue:
 def again(image_id: str) -> ResponseReturnValue:
     contributor = identity.contributor()
     workflow().again(image_id, contributor)
-    workflow().wait(image_id, contributor, workflow().settings.wait_seconds)
+    workflow().wait(image_id, contributor, workflow().settings.wait_seconds, client_gone())
     return redirect(url_for("pictures.show", image_id=image_id), 303)
 
 

@@ -10,6 +10,7 @@ from werkzeug.datastructures import FileStorage
 from captionapp.errors import InvalidOptions
 from captionapp.results import IncomingFile, Rejected, Submission
 from captionapp.web import identity
+from captionapp.web.connection import client_gone
 from captionapp.web.current import workflow
 from captionapp.web.errors import prefers_json, render_error
 from captionapp.web.examples import EXAMPLES
@@ -72,7 +73,7 @@ def _to_next_page(submission: Submission, contributor: str) -> ResponseReturnVal
     if len(submission.accepted) > 1:
         return redirect(url_for("history.show"), 303)
     image_id = submission.accepted[0]
-    workflow().wait(image_id, contributor, workflow().settings.wait_seconds)
+    workflow().wait(image_id, contributor, workflow().settings.wait_seconds, client_gone())
     return redirect(url_for("pictures.show", image_id=image_id), 303)
 
 

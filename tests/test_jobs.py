@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from captionapp import jobs as jobs_module
+from captionapp.results import IncomingFile
+from captionapp.workflow import Workflow
+from tests.conftest import FakeCaptioner, draw, encoded
+from tests.waiting import until
+
+
+class Held(FakeCaptioner):
+    """Begins a batch, and ends it once it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun = threading.Event()
+        self.go = threading.Event()
+
+    def caption(self, images: Any, options: Any) -> Any:
+        self.begun.set()
+        assert self.go.wait(30)
+        return super().caption(images, options)
+
+
+@pytest.fixture
+def held() -> Iterator[Held]:
+    held = Held()
+    yield held
+    held.go.set()
+
+
+@pytest.fixture
+def workflow(make_app: Any, held: Held, monkeypatch: pytest.MonkeyPatch) -> Workflow:
+    """Its model is busy with a picture."""
+    monkeypatch.setattr(jobs_module, "GONE_SECONDS", 0.01)
+    workflow: Workflow = make_app(CAPTIONAPP_BATCH_SIZE=1).extensions["captionapp"]
+    workflow.service._load = lambda _: held
+    give(workflow, "red")
+    assert held.begun.wait(10)
+    return workflow
+
+
+def give(workflow: Workflow, colour: str) -> str:
+    file = IncomingFile(f"{colour}.png", lambda: encoded(draw(colour)))
+    return workflow.submit([file], "anna").accepted[0]
+
+
+def test_what_nobody_waits_for_is_not_described_before_somebody_looks(
+    workflow: Workflow, held: Held
+) -> None:
+    image_id = give(workflow, "blue")
+    workflow.wait(image_id, "anna", 30, gone=lambda: True)
+    held.go.set()
+    until(lambda: workflow.queue.depth == 0 and not workflow.jobs._under_way)
+    assert [size for size, _ in held.calls] == [1]
+    assert workflow.picture(image_id, "anna").status == "waiting"  # and has it made
+    until(lambda: workflow.picture(image_id, "anna").status == "done")
+
+
+def test_what_is_begun_is_described_to_the_end(workflow: Workflow, held: Held) -> None:
+    image_id = give(workflow, "red")  # the picture that is under way
+    workflow.wait(image_id, "anna", 30, gone=lambda: True)
+    held.go.set()
+    until(lambda: workflow.picture(image_id, "anna").status == "done")
+    assert len(held.calls) == 1
+
+
+def test_a_client_that_stays_gets_its_description(workflow: Workflow, held: Held) -> None:
+    image_id = give(workflow, "blue")
+    asked = threading.Event()
+
+    def gone() -> bool:
+        asked.set()
+        return False
+
+    waiting = threading.Thread(target=workflow.wait, args=(image_id, "anna", 30, gone))
+    waiting.start()
+    assert asked.wait(10)
+    held.go.set()
+    waiting.join(10)
+    assert workflow.picture(image_id, "anna").status == "done"
