@@ -16,40 +16,27 @@ from __future__ import annotations
 
 import argparse
 import base64
-import http.cookiejar
 import importlib.util
-import io
 import json
-import os
 import queue
-import re
 import statistics
-import subprocess
-import sys
 import tempfile
 import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
-
-ROOT = Path(__file__).resolve().parents[1]
-PORT = 8765
-URL = f"http://127.0.0.1:{PORT}"
-TOKENS = 20
-BATCH = 8
+from serving import ROOT, URL, Browser, picture, random_checkpoint, serving
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", type=Path, default=ROOT / "fine-tuned-model")
-    parser.add_argument("--shape", choices=["base"], help="random weights of this shape instead")
+    parser.add_argument("--shape", choices=["base", "large"], help="random weights instead")
     parser.add_argument("--servers", nargs="+", default=["ours", "plain", "litserve"])
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--seconds", type=float, default=30)
@@ -58,14 +45,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.checkpoint
         if arguments.shape:
-            folder = random_checkpoint(Path(temporary) / "base")
+            folder = random_checkpoint(Path(temporary) / "model", arguments.shape)
         print(f"{'server':10}{'clients':>8}{'done':>7}{'errors':>8}{'per s':>8}", end="")
         print(f"{'median s':>10}{'p95 s':>8}{'p99 s':>8}")
         for name in arguments.servers:
             if name == "litserve" and importlib.util.find_spec("litserve") is None:
                 print("litserve is not installed")
                 continue
-            with server(name, folder.resolve(), Path(temporary)):
+            with serving(name, folder.resolve(), Path(temporary)):
+                sender(name)(picture(np.random.default_rng(0)))  # the first one is slower
                 if arguments.rate:
                     run = open_loop(sender(name), arguments.rate, arguments.seconds)
                     report(name, f"{arguments.rate}/s", *run)
@@ -162,18 +150,10 @@ class Outcome:
                 self.seconds.append(time.monotonic() - began)
 
 
-def picture(random: np.random.Generator) -> bytes:
-    """A JPEG that nobody has sent before."""
-    coarse = Image.fromarray(random.integers(0, 255, (12, 16, 3), dtype=np.uint8))
-    stream = io.BytesIO()
-    coarse.resize((640, 480), Image.Resampling.BICUBIC).save(stream, "JPEG")
-    return stream.getvalue()
-
-
 def sender(name: str) -> Send:
     """Sends a picture and returns when its caption is there."""
     if name == "ours":
-        return our_sender()
+        return Browser().describe
 
     def send(data: bytes) -> None:
         kind = "application/octet-stream"
@@ -186,107 +166,6 @@ def sender(name: str) -> Send:
             answer.read()
 
     return send
-
-
-def our_sender() -> Send:
-    """As a browser does it: the form, and the page that follows until the description is there."""
-    cookies = urllib.request.HTTPCookieProcessor(http.cookiejar.CookieJar())
-    opener = urllib.request.build_opener(cookies)
-    page = opener.open(URL, timeout=300).read().decode()
-    found = re.search(r'name="csrf_token"[^>]*value="([^"]+)"', page)
-    assert found, "the form has no token"
-    token = found[1]
-
-    def send(data: bytes) -> None:
-        body = (
-            f'--b\r\nContent-Disposition: form-data; name="csrf_token"\r\n\r\n{token}\r\n'
-            '--b\r\nContent-Disposition: form-data; name="images"; filename="a.jpg"\r\n\r\n'
-        ).encode()
-        request = urllib.request.Request(f"{URL}/captions", data=body + data + b"\r\n--b--\r\n")
-        request.add_header("Content-Type", "multipart/form-data; boundary=b")
-        answer = opener.open(request, timeout=300)
-        while 'data-status="waiting"' in (page := answer.read().decode()):
-            time.sleep(0.1)
-            answer = opener.open(answer.url, timeout=300)
-        if 'data-status="failed"' in page:
-            raise RuntimeError("no caption")
-
-    return send
-
-
-@contextmanager
-def server(name: str, folder: Path, temporary: Path) -> Iterator[None]:
-    here = Path(__file__).resolve()
-    gunicorn = [sys.executable, "-m", "gunicorn", "-b", f"127.0.0.1:{PORT}"]
-    commands = {
-        "ours": [*gunicorn, "-c", "gunicorn.conf.py", "wsgi:app"],
-        "plain": [*gunicorn, "-k", "gthread", "--threads", "16", "--timeout", "600"]
-        + ["http_servers:plain()"],
-        "litserve": [sys.executable, str(here.parent / "http_litserve.py")],
-    }
-    environment = os.environ | {
-        "CAPTIONAPP_INSTANCE": str(temporary / "instance"),
-        "CAPTIONAPP_MODEL": str(folder),
-        "CAPTIONAPP_RATE_LIMIT": "",
-        "CAPTIONAPP_THREADS": "64",
-        "CAPTIONAPP_NUM_BEAMS": "1",
-        "CAPTIONAPP_MAX_NEW_TOKENS": str(TOKENS),
-        "CAPTIONAPP_BATCH_SIZE": str(BATCH),
-        "BENCHMARK_CHECKPOINT": str(folder),
-        "BENCHMARK_TOKENS": str(TOKENS),
-        "BENCHMARK_BATCH": str(BATCH),
-        "BENCHMARK_PORT": str(PORT),
-    }
-    log = (temporary / f"{name}.log").open("wb")
-    process = subprocess.Popen(
-        commands[name],
-        cwd=ROOT if name == "ours" else here.parent,  # where gunicorn finds its configuration
-        env=environment,
-        stdout=log,
-        stderr=log,
-    )
-    try:
-        wait_until_ready(f"{URL}/{'readyz' if name == 'ours' else 'health'}", process)
-        sender(name)(picture(np.random.default_rng(0)))  # the first one is slower everywhere
-        yield
-    finally:
-        process.terminate()
-        process.wait(60)
-        log.close()
-
-
-def wait_until_ready(url: str, process: subprocess.Popen[bytes]) -> None:
-    for _ in range(1200):
-        if process.poll() is not None:
-            sys.exit("the server did not start")
-        try:
-            with urllib.request.urlopen(url, timeout=10):
-                return
-        except OSError:  # not there yet, or 503
-            time.sleep(0.25)
-    sys.exit("the server did not become ready")
-
-
-def random_checkpoint(folder: Path) -> Path:
-    """BLIP-base's shape, with a vocabulary of numbers."""
-    import torch
-    from transformers import (
-        BertTokenizerFast,
-        BlipConfig,
-        BlipForConditionalGeneration,
-        BlipImageProcessorPil,
-        BlipProcessor,
-    )
-
-    torch.manual_seed(0)
-    vision = {"initializer_range": 0.02}
-    config = BlipConfig(text_config=dict(vision), vision_config=vision)
-    special = {0: "[PAD]", 100: "[UNK]", 101: "[CLS]", 102: "[SEP]", 103: "[MASK]"}
-    size = config.text_config.vocab_size
-    words = {special.get(number, f"w{number}"): number for number in range(size)}
-    BlipForConditionalGeneration(config).save_pretrained(folder)
-    BlipProcessor(BlipImageProcessorPil(), BertTokenizerFast(vocab=words)).save_pretrained(folder)
-    return folder
 
 
 if __name__ == "__main__":

@@ -207,7 +207,7 @@ class Settings(BaseModel):
 
     def threads_of_model(self) -> int:
         """Threads that torch may use in one worker, so that all workers together fit the cores."""
-        return self.torch_threads or max(1, (os.cpu_count() or 1) // self.workers)
+        return self.torch_threads or max(1, available_cores() // self.workers)
 
     def decode_options(
         self,
@@ -243,6 +243,14 @@ class Described:
     value: str
     source: str
     help: str
+
+
+def available_cores() -> int:
+    """Cores that this process may use: fewer than the machine has, in many containers."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS, Windows
+        return os.cpu_count() or 1
 
 
 SECRET = frozenset({"secret_key", "admin_password"})

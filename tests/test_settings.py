@@ -122,7 +122,7 @@ def test_words_are_split_at_commas(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_threads_of_all_workers_fit_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    monkeypatch.setattr(settings, "available_cores", lambda: 8)
     assert Settings(workers=3).threads_of_model() == 2
     assert Settings(workers=16).threads_of_model() == 1
     assert Settings(torch_threads=5).threads_of_model() == 5

@@ -19,6 +19,7 @@ from captionapp.captioning.captioner import (
 from captionapp.cli import files as picture_files
 from captionapp.cli.base import Commands, table
 from captionapp.cli.checkpoint import facts
+from captionapp.settings import available_cores
 from captionapp.web.current import workflow
 
 
@@ -180,3 +181,46 @@ def pull(repo: str) -> None:
     version = workflow().versions.pull(repo)
     click.echo(f"Pulled {repo} as {version.name} into {version.folder}.")
     click.echo(f"To serve it: flask model promote {version.name}")
+
+
+@group.command("benchmark")
+@click.option("--batch-size", type=click.IntRange(1, 256), help="Pictures at once.")
+def benchmark(batch_size: int | None) -> None:
+    """Measure how fast this machine captions with the version that would be served, and say which
+    settings follow. Takes a minute or a few; what else the machine does spoils the figures."""
+    from captionapp.captioning.benchmark import advise, measure
+    from captionapp.captioning.blip import BlipCaptioner, EngineOptions
+    from captionapp.captioning.engine import precision
+
+    flow = workflow()
+    version, settings = flow.versions.current(), flow.settings
+    size, folder = batch_size or settings.batch_size, settings.instance / "engine"
+    cores = available_cores()
+
+    def load(name: str, threads: int) -> BlipCaptioner | None:
+        options = EngineOptions(threads, name, folder)
+        captioner = BlipCaptioner.load(version.folder, version.name, options)
+        if captioner.engine == f"torch {name}":
+            return captioner
+        click.echo(f"{name} is left out: the self-check refused it, or torch does not have it.")
+        return None
+
+    click.echo(f"{version.name}, {cores} cores, batches of {size}; seconds a caption:")
+    speeds = []
+    wanted = precision.fastest(folder)
+    for speed in measure(load, wanted, cores, settings.decode_options(), size):
+        speeds.append(speed)
+        click.echo(
+            f"{speed.precision:5} {speed.threads:3} threads: "
+            f"alone {speed.alone:.3f}, in a batch {speed.batched:.3f}"
+        )
+    advice = advise(speeds, cores)
+    click.echo(
+        f"\nAbout {advice.captions_a_second:.1f} captions a second, at best, with\n"
+        f"CAPTIONAPP_PRECISION={advice.precision}\n"
+        f"CAPTIONAPP_WORKERS={advice.workers}\n"
+        f"CAPTIONAPP_TORCH_THREADS={advice.threads}\n"
+        f"CAPTIONAPP_THREADS={max(settings.threads, 2 * size)}"
+    )
+    if advice.precision == wanted[0]:
+        click.echo("CAPTIONAPP_PRECISION=auto, the default, chooses the same.")

@@ -7,6 +7,7 @@ from flask.typing import ResponseReturnValue
 
 from captionapp.errors import InvalidOptions
 from captionapp.web import identity, pictures
+from captionapp.web.connection import client_gone
 from captionapp.web.current import workflow
 from captionapp.web.forms import AskForm, first_error
 from captionapp.web.language import translated
@@ -25,7 +26,7 @@ def ask(image_id: str) -> ResponseReturnValue:
     except InvalidOptions as error:
         return _form_again(image_id, form, translated(error))
     workflow().describe(image_id, contributor, options)
-    workflow().wait(image_id, contributor, workflow().settings.wait_seconds)
+    workflow().wait(image_id, contributor, workflow().settings.wait_seconds, client_gone())
     return redirect(url_for("pictures.show", image_id=image_id, _anchor="alternatives"), 303)
 
 

@@ -206,3 +206,29 @@ def test_every_command_has_a_help_text(run: Any, runner: FlaskCliRunner) -> None
         result = run(command, "--help")
         assert result.exit_code == 0
         assert len(result.output.splitlines()[2].strip()) > 20
+
+
+def test_benchmark_recommends_what_is_fastest(
+    run: Any, captioner: FakeCaptioner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from captionapp.captioning import blip
+    from captionapp.captioning.engine import precision
+
+    asked: list[tuple[str, int]] = []
+
+    def load(folder: Path, version: str, options: blip.EngineOptions) -> FakeCaptioner:
+        asked.append((options.precision, options.threads))
+        captioner.engine = "torch fp32"  # type: ignore[attr-defined]  # int8 may not serve
+        return captioner
+
+    monkeypatch.setattr(blip.BlipCaptioner, "load", load)
+    monkeypatch.setattr(precision, "fastest", lambda folder: ["int8", "fp32"])
+    monkeypatch.setattr("captionapp.cli.model.available_cores", lambda: 2)
+    result = run("benchmark", "--batch-size", "3")
+    assert result.exit_code == 0, result.output
+    assert asked == [("int8", 2), ("fp32", 2), ("fp32", 1)]
+    assert "int8 is left out" in result.stdout
+    assert "CAPTIONAPP_PRECISION=fp32" in result.stdout
+    assert "CAPTIONAPP_WORKERS=" in result.stdout
+    assert "auto" not in result.stdout
+    assert {size for size, _ in captioner.calls} == {1, 3}
