@@ -70,14 +70,18 @@ def render_markdown(text: str) -> Markup:
     markdown = MarkdownIt("js-default", {"linkify": False}).disable("image")
     tokens = markdown.parse(text)
     _lower_headings(tokens)
+    _name_cells(tokens)
     for token in tokens:
         if token.children:
             _unlink_relative(token.children)
     html = markdown.renderer.render(tokens, markdown.options, {})
     # Tables scroll on narrow screens; a scrolling region has to be reachable by keyboard.
-    label = gettext("Table")
-    region = f'<div class="scroll" role="region" aria-label="{label}" tabindex="0"><table>'
-    return Markup(html.replace("<table>", region).replace("</table>", "</table></div>"))
+    before, *tables = html.split("<table>")
+    for number, rest in enumerate(tables, start=1):
+        label = f"{gettext('Table')} {number}"
+        before += f'<div class="scroll" role="region" aria-label="{label}" tabindex="0"><table>'
+        before += rest.replace("</table>", "</table></div>")
+    return Markup(before)
 
 
 def _lower_headings(tokens: list[Token]) -> None:
@@ -90,6 +94,25 @@ def _lower_headings(tokens: list[Token]) -> None:
             token.tag, previous = f"h{level}", level
         elif token.type == "heading_close":
             token.tag = f"h{previous}"
+
+
+def _name_cells(tokens: list[Token]) -> None:
+    """The first cell of a row names it; a corner without words names nothing. How a column is
+    aligned is said by a class, as the page's policy allows no styles in the text."""
+    first = False
+    for n, token in enumerate(tokens):
+        if token.type == "tr_open":
+            first = True
+        elif token.type in {"th_open", "td_open"}:
+            style = str(token.attrs.pop("style", ""))
+            if style:
+                token.attrs["class"] = f"aligned-{style.removeprefix('text-align:')}"
+            empty = not tokens[n + 1].content.strip()
+            if empty or (token.type == "td_open" and first):
+                token.tag = tokens[n + 2].tag = "td" if empty else "th"
+                if not empty:
+                    token.attrs["scope"] = "row"
+            first = False
 
 
 def _unlink_relative(tokens: list[Token]) -> None:

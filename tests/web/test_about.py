@@ -69,8 +69,13 @@ def test_links_to_files_that_are_not_served_are_text():
 
 
 def test_tables_can_be_scrolled_by_keyboard():
-    html = render_markdown("| a |\n| - |\n| 1 |\n")
-    assert 'tabindex="0"><table>' in html and "</table></div>" in html
+    table = "| a |\n| - |\n| 1 |\n"
+    html = render_markdown(f"{table}\nand\n\n{table}")
+    for label in ("Table 1", "Table 2"):  # regions are told apart by their names
+        assert (
+            f'<div class="scroll" role="region" aria-label="{label}" tabindex="0"><table>' in html
+        )
+    assert html.count("</table></div>") == 2
 
 
 @pytest.mark.parametrize("card", ["", "no front matter", "---\n: [\n---\nbody", "---\nendless"])
@@ -78,3 +83,11 @@ def test_odd_front_matter_is_dropped(card):
     fields, body = split_front_matter(card)
     assert fields == []
     assert body.strip() in {"", "no front matter", "body", "---\nendless"}
+
+
+def test_cells_of_a_table_are_named_without_styles():
+    html = render_markdown("| | n |\n| --- | ---: |\n| a | 1 |\n| b | |\n")
+    assert "style" not in html
+    assert '<td></td>\n<th class="aligned-right">n</th>' in html
+    assert '<th scope="row">a</th>\n<td class="aligned-right">1</td>' in html
+    assert '<th scope="row">b</th>\n<td class="aligned-right"></td>' in html
