@@ -24,6 +24,15 @@ if (navigator.clipboard) {
 }
 
 // Descriptions and judgements on their way: ask again, and put in place what has arrived.
+const moved = async (card) => { // its description has put it on another page of the gallery
+  if (!card.dataset.card) return null;
+  try {
+    const answer = await fetch(card.dataset.card);
+    return new DOMParser().parseFromString(await answer.text(), "text/html").getElementById(card.id);
+  } catch {
+    return null;
+  }
+};
 const poll = async () => {
   let page;
   try {
@@ -34,16 +43,17 @@ const poll = async () => {
     page = new DOMParser().parseFromString("", "text/html"); // the network is away: later
   }
   let arrived = 0;
-  document.querySelectorAll("[data-status=waiting]").forEach((old) => {
-    const fresh = page.getElementById(old.id);
-    if (!fresh || fresh.dataset.status === "waiting") return;
+  for (const old of document.querySelectorAll("[data-status=waiting]")) {
+    if (old.contains(document.activeElement)) continue; // somebody may be writing in it
+    const fresh = page.getElementById(old.id) ?? await moved(old);
+    if (!fresh || fresh.dataset.status === "waiting") continue;
     fresh.querySelectorAll("button[data-copy]").forEach((button) => {
       button.hidden = !navigator.clipboard;
     });
     old.replaceWith(fresh);
     if (fresh.dataset.arrived) announce(fresh.dataset.arrived);
     else arrived += 1;
-  });
+  }
   const { one, many } = document.getElementById("announcement").dataset;
   if (arrived) announce(arrived === 1 ? one : many.replace("{count}", arrived));
   if (document.querySelector("[data-status=waiting]")) setTimeout(poll, POLL_MILLISECONDS);

@@ -157,6 +157,18 @@ def test_words_are_struck_and_replaced(app, open_gallery):
     until(lambda: said(app) == ["round kite"])
 
 
+def test_words_on_the_page_of_a_picture(app, open_gallery):
+    page = open_gallery(1)
+    page.locator(".card .print").click()
+    page.get_by_role("group", name="Word by word").get_by_role("button", name="ball").press(
+        "Delete"
+    )
+    expect(page.get_by_label("Or write a better description")).to_have_value("number 1")
+    page.get_by_role("button", name="Keep my description").click()
+    expect(page.get_by_text("Thank you.")).to_be_visible()
+    assert said(app) == ["number 1"]
+
+
 def test_single_keys_move_accept_choose_delete_and_undo(app, open_gallery):
     page = open_gallery(3)
     for key in "jjk":
