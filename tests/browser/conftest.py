@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from flask import Flask
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 from werkzeug.serving import make_server
 
 from tests.browser.scenes import landscape
@@ -25,6 +25,10 @@ QUIET_ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+
+#: For a machine that is busy with other things; nothing waits so long where it works.
+PATIENCE_MILLISECONDS = 60_000
+expect.set_options(timeout=PATIENCE_MILLISECONDS)
 
 
 def chromium() -> str:
@@ -92,7 +96,7 @@ def visit(browser: Browser) -> Iterator[Callable[..., Visitor]]:
 
     def open_page(base_url: str, **options: Any) -> Visitor:
         context = browser.new_context(base_url=base_url, **options)
-        context.set_default_timeout(15_000)
+        context.set_default_timeout(PATIENCE_MILLISECONDS)
         contexts.append(context)
         visitor = Visitor(context.new_page())
         page = visitor.page
