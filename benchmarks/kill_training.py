@@ -3,8 +3,10 @@ half-written version is ever listed.
 
     python benchmarks/kill_training.py [--kills 20] [--model DIR] [--json FILE]
 
-The corrections are of pictures that are drawn here. Some kills come at any time while it trains
-and saves checkpoints, as many while it stores the finished version. After each, the current version
+The corrections are of pictures that are drawn here. It is killed until so many kills have hit it
+while it trained or saved a checkpoint, and as many while it stored the finished version: between
+the first file of that and the rename that makes it a version. A first training that is let be tells
+how long that takes. After each kill, the current version
 must load and caption, every listed version must load, and, in the end, a resumed training must
 bring a version. ``--model`` is a BLIP checkpoint; the shipped one by default.
 """
@@ -16,6 +18,7 @@ import csv
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -34,6 +37,8 @@ from captionapp.captioning.captioner import DecodeOptions  # noqa: E402
 from captionapp.captioning.versions import ModelVersions  # noqa: E402
 from captionapp.training.runs import RunState, TrainingRuns  # noqa: E402
 
+#: Kills for each that is wanted, at most.
+TRIES = 10
 #: Seconds within which a process of the application must have got somewhere.
 PATIENCE = 600.0
 
@@ -76,6 +81,27 @@ class Kills:
                 writer.writerow([f"{number}.png", "a blanket of many colours"])
         command = self._command("feedback", "import", str(folder))
         subprocess.run(command, cwd=ROOT, env=self.environment, check=True)
+
+    def seconds_to_store(self, options: list[str]) -> float:
+        """That a training that is not killed takes to store its version."""
+        command = self._command("model", "finetune", *options)
+        process = subprocess.Popen(command, cwd=ROOT, env=self.environment)
+        wait(process, self.stores)
+        began = time.monotonic()
+        wait(process, lambda: not self.stores())
+        seconds = time.monotonic() - began
+        if process.wait():
+            raise SystemExit("The training failed.")
+        return seconds
+
+    def trains(self) -> bool:
+        """Whether the newest training has not got as far as storing."""
+        latest = self.runs.latest()
+        return latest is not None and latest.status == "interrupted" and not self.stores()
+
+    def stores(self) -> bool:
+        """Whether a version is half stored."""
+        return any(self.runs.folder.glob("*/version/*"))
 
     def kill(self, options: list[str], moment: Callable[[subprocess.Popen[bytes]], None]) -> str:
         """Start a training, or go on with the one there is, kill it at a moment, and look."""
@@ -155,14 +181,14 @@ def while_training(kills: Kills, chance: random.Random) -> Callable[..., None]:
     return moment
 
 
-def while_saving(kills: Kills, chance: random.Random) -> Callable[..., None]:
-    """After the first file of the finished version is there; storing it takes about as long."""
+def while_storing(kills: Kills, chance: random.Random, seconds: float) -> Callable[..., None]:
+    """Between the first file of the finished version and the rename, as long as that takes."""
 
     def moment(process: subprocess.Popen[bytes]) -> None:
-        began = time.time()
-        folders = kills.runs.folder
-        wait(process, lambda: [f for f in folders.glob("*/version") if changed(f) > began])
-        time.sleep(chance.uniform(0, 0.5))
+        for left in kills.runs.folder.glob("*/version"):  # of the kill before
+            shutil.rmtree(left)
+        wait(process, kills.stores)
+        time.sleep(chance.uniform(0, seconds))
 
     return moment
 
@@ -180,16 +206,24 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as work:
         kills = Kills(Path(work), args.model.resolve())
         kills.prepare()
-        kinds = {"training": (while_training, "40"), "saving": (while_saving, "0.2")}
-        for kind, (moment, epochs) in kinds.items():
-            for _ in range(args.kills):
-                options = [*always, "--epochs", epochs]
-                status = kills.kill(options, moment(kills, chance))
-                counts.setdefault(kind, {}).setdefault(status, 0)
-                counts[kind][status] += 1
-                print(kind, status, f"{len(kills.versions.list())} versions", flush=True)
+        long, short = [*always, "--epochs", "40"], [*always, "--epochs", "0.2"]
+        seconds = kills.seconds_to_store(short)
+        print(f"a version is stored in {seconds:.3f} s", flush=True)
+        kinds = {
+            "training": (while_training(kills, chance), long, kills.trains),
+            "storing": (while_storing(kills, chance, seconds), short, kills.stores),
+        }
+        for kind, (moment, options, hit) in kinds.items():
+            count = counts[kind] = {"kills": 0, "hits": 0}
+            while count["hits"] < args.kills and count["kills"] < TRIES * args.kills:
+                status = kills.kill(options, moment)
+                count["kills"] += 1
+                count["hits"] += hit()
+                print(kind, count, status, f"{len(kills.versions.list())} versions", flush=True)
+            if count["hits"] < args.kills:
+                kills.problems.append(f"only {count['hits']} kills hit it while {kind}")
             kills.finish()
-        result = {"kills": counts, "problems": kills.problems}
+        result: dict[str, object] = {"kills": counts, "problems": kills.problems}
         result["versions"] = len(kills.versions.list())
     print(json.dumps(result, indent=2))
     if args.json:

@@ -265,6 +265,39 @@ def test_a_plan_becomes_a_version(trained: Workflow, tmp_path: Path) -> None:
     assert made in trained.versions.list()
 
 
+def test_a_version_has_a_model_card(trained: Workflow, tmp_path: Path) -> None:
+    from huggingface_hub import ModelCard
+
+    start = trained.versions.current()
+    (start.folder / "README.md").write_text(
+        "---\nlicense: other\nlicense_name: research-only\ntags: [old]\n---\n\n# It\n"
+    )
+    pattern(1).save(tmp_path / "1.png")
+    example = Example(tmp_path / "1.png", ("a cat",))
+    config = replace(CONFIG, epochs=2, bf16=False)
+    details = {"parent": start.name, "data": {"corrected": 1}, "data_fingerprint": "abc123"}
+    plan = Plan(start.name, config, [example], [], [], details)
+    with TrainingRuns(tmp_path / "training").begin() as run:
+        made = carry_out(plan, run, trained.versions, print, lambda: False, refuse)
+    card = ModelCard.load(made.folder / "README.md")
+    header = card.data.to_dict()
+    assert (header["license"], header["license_name"]) == ("other", "research-only")
+    assert (header["base_model"], header["pipeline_tag"]) == (start.name, "image-to-text")
+    assert "old" not in header["tags"]
+    assert f"{start.name} → {made.name}" in card.text
+    assert "| corrections that it learnt | 1 |" in card.text and "`abc123`" in card.text
+    assert "| steps | 2 of 2 |" in card.text and "loss on watched" in card.text
+
+
+def test_a_training_stopped_while_the_data_was_read_does_not_begin(
+    trained: Workflow, tmp_path: Path
+) -> None:
+    plan = Plan("nowhere", CONFIG, [], [], [], {})
+    with pytest.raises(TrainingStopped, match="before its first step"):
+        with TrainingRuns(tmp_path / "training").begin() as run:
+            carry_out(plan, run, trained.versions, refuse, lambda: True, refuse)
+
+
 def test_what_was_chosen_for_a_training_holds_when_it_goes_on(
     trained: Workflow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -280,7 +313,8 @@ def test_what_was_chosen_for_a_training_holds_when_it_goes_on(
         plan.save(run)
         monkeypatch.setattr(learner, "_free_memory", lambda: 1)
         monkeypatch.setattr(learner, "bf16_is_faster", lambda: True)
-        carry_out(plan, run, trained.versions, print, lambda: True, refuse)
+        asked = iter([False, True])
+        carry_out(plan, run, trained.versions, print, lambda: next(asked), refuse)
     monkeypatch.setattr(learner, "_free_memory", lambda: 10**12)
     monkeypatch.setattr(learner, "bf16_is_faster", lambda: False)
     with runs.begin(run.id) as run:

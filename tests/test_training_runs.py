@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from captionapp import atomic
+from captionapp import atomic, detached
 from captionapp.errors import NotFound, TrainingBusy, TrainingFailed, TrainingStopped
 from captionapp.training.config import Progress
 from captionapp.training.runs import TrainingRuns
@@ -120,6 +120,28 @@ def test_stopping_is_asked_for_by_a_file(runs: TrainingRuns) -> None:
     with runs.begin(run.id) as again:  # a run that is resumed is not stopped by an old wish
         assert not again.stop_requested()
         assert runs.get(run.id).status == "running"
+
+
+def test_a_stop_right_after_the_start_is_heard(
+    runs: TrainingRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if it is asked for before the process that was started has the lock."""
+    started: list[list[str]] = []
+
+    def start(arguments: list[str], *rest: Any) -> dict[str, Any]:
+        started.append(arguments)
+        return detached.identity(os.getpid())
+
+    monkeypatch.setattr(detached, "start", start)
+    state = runs.start_detached([])
+    runs.request_stop(state.id)
+    assert started == [["model", "finetune", "--run", state.id]]
+    with pytest.raises(TrainingStopped), runs.begin(state.id, handed_over=True) as run:
+        assert run.stop_requested()
+        raise TrainingStopped("Stopped.")
+    runs.start_detached([], resume=state.id)  # that one's wish is over
+    with runs.begin(state.id, handed_over=True) as run:
+        assert not run.stop_requested()
 
 
 @pytest.mark.parametrize("run_id", ["20260101-000000-abcd", "../models", "", "training.lock"])

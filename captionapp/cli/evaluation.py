@@ -13,23 +13,12 @@ import click
 from captionapp.cli.base import progress_of_captions, table
 from captionapp.cli.model import group
 from captionapp.training.compare import Outcome, PictureResult, Report
-from captionapp.training.evaluate import Figures
+from captionapp.training.evaluate import MEASURES, Figures, Measure
 from captionapp.web.current import workflow
 from captionapp.workflow import Workflow
 
 #: Wins and losses that are printed; the report has them all.
 SHOWN = 3
-_FIGURES = [  # what a person reads, of the fields of Figures
-    ("CIDEr", "cider", "{:.3f}"),
-    ("BLEU-4", "bleu_4", "{:.3f}"),
-    ("ROUGE-L", "rouge_l", "{:.3f}"),
-    ("exact matches", "exact", "{:d}"),
-    ("edit distance in words", "edit_distance", "{:.2f}"),
-    ("distinct captions", "distinct", "{:.1%}"),
-    ("captions that repeat", "repeating", "{:d}"),
-    ("captions without a word", "empty", "{:d}"),
-    ("words a caption", "mean_words", "{:.1f}"),
-]
 
 
 @group.command("evaluate")
@@ -94,14 +83,30 @@ def as_object(current: str, figures: Figures, reports: Sequence[Report]) -> dict
 
 
 def figures_table(current: str, figures: Figures, reports: Sequence[Report]) -> str:
-    """A column for each version."""
-    columns = [(f"{current} (current)", figures)]
-    columns += [(report.candidate, report.candidate_figures) for report in reports]
+    """A column for each version.
+
+    CIDEr depends on the pictures that a report is about, the retained ones too: where these differ,
+    the current version stands once more before those that have to be compared with it.
+    """
+    columns = [] if reports else [(f"{current} (current)", figures)]
+    shown = None
+    for report in reports:
+        kept = report.retained
+        judged_on = (report.data_fingerprint, kept and (kept.source, kept.pictures))
+        if judged_on != shown:
+            shown = judged_on
+            columns.append((f"{current} (current)", report.current_figures))
+        columns.append((report.candidate, report.candidate_figures))
     rows = [["", *(name for name, _ in columns)]]
-    rows.append(["pictures", *(str(one.pictures) for _, one in columns)])
-    for name, field, form in _FIGURES:
-        rows.append([name, *(form.format(getattr(one, field)) for _, one in columns)])
+    rows.append(["Pictures", *(str(one.pictures) for _, one in columns)])
+    for measure in MEASURES:
+        rows.append([measure.label, *(_shown(measure, one) for _, one in columns)])
     return table(rows)
+
+
+def _shown(measure: Measure, figures: Figures) -> str:
+    kind = "%" if measure.share else "f"
+    return f"{getattr(figures, measure.field):.{measure.decimals}{kind}}"
 
 
 def described(report: Report) -> str:

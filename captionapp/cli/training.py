@@ -88,9 +88,10 @@ def finetune(
     if resume and (chosen or retain):
         raise click.UsageError("--resume goes on as the training was begun: give nothing else.")
     config = configured(chosen)
+    handed_over = run_id is not None
     if resume and not run_id:
         run_id = _to_resume(runs)
-    with runs.begin(run_id) as run, _interrupts() as interrupted:
+    with runs.begin(run_id, handed_over=handed_over) as run, _interrupts() as interrupted:
         if resume:
             plan = job.Plan.load(run)
         else:

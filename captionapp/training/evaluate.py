@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from captionapp.captioning.captioner import Caption, Captioner, DecodeOptions
 from captionapp.errors import InvalidDataset, InvalidImage
+from captionapp.sentences import Sentence
 from captionapp.training.dataset import Example
 
 if TYPE_CHECKING:
@@ -49,6 +50,31 @@ class Figures:
     def as_dict(self) -> dict[str, float]:
         """For JSON files and tables."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A field of ``Figures`` as a person reads it: a share, or a number with so many decimals.
+    ``more_is_better`` is None where neither is."""
+
+    label: Sentence
+    field: str
+    decimals: int
+    more_is_better: bool | None
+    share: bool = False
+
+
+MEASURES = (
+    Measure(Sentence("CIDEr"), "cider", 3, True),
+    Measure(Sentence("BLEU-4"), "bleu_4", 3, True),
+    Measure(Sentence("ROUGE-L"), "rouge_l", 3, True),
+    Measure(Sentence("Exact matches"), "exact", 0, True),
+    Measure(Sentence("Words still to change"), "edit_distance", 2, False),
+    Measure(Sentence("Distinct captions"), "distinct", 1, True, share=True),
+    Measure(Sentence("Captions that repeat themselves"), "repeating", 0, False),
+    Measure(Sentence("Captions without a word"), "empty", 0, False),
+    Measure(Sentence("Words a caption"), "mean_words", 1, None),
+)
 
 
 @dataclass(frozen=True)

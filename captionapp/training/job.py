@@ -16,9 +16,11 @@ from captionapp.errors import (
     ModelUnavailable,
     TooFewRows,
     TrainingFailed,
+    TrainingStopped,
     UnknownVersion,
 )
 from captionapp.feedback.repository import Verdict
+from captionapp.training.card import write_card
 from captionapp.training.config import FinetuneConfig, Progress
 from captionapp.training.dataset import Example, FeedbackDataset, read_imagefolder
 from captionapp.training.retained import keep_on_side, split_retained
@@ -198,6 +200,11 @@ def carry_out(
         return versions.get(name)
     except UnknownVersion:
         pass
+    if should_stop():  # asked for while the data was read
+        raise TrainingStopped(
+            "The training was stopped before its first step; "
+            "`flask model finetune --resume` goes on."
+        )
     start = _starting(versions, plan.start)
     from captionapp.training.finetune import finetune  # imports torch
     from captionapp.training.learner import settled
@@ -224,6 +231,7 @@ def carry_out(
         "seconds": made.figures["seconds"],
     }
     try:
+        write_card(made.folder, name, start, versions, details)
         version = versions.add_trained(made.folder, name, details)
     except OSError as error:
         raise TrainingFailed(

@@ -147,10 +147,11 @@ class TrainingRuns:
         return self.get(run.id)
 
     @contextmanager
-    def begin(self, run_id: str | None = None) -> Iterator[Run]:
+    def begin(self, run_id: str | None = None, *, handed_over: bool = False) -> Iterator[Run]:
         """Be the one training, as a new run or as one that was there before; keep its state.
 
-        What ends the block decides: ``TrainingStopped`` makes the run stopped, another error
+        ``handed_over`` by ``start_detached``: whoever wanted it to stop since then still does. What
+        ends the block decides: ``TrainingStopped`` makes the run stopped, another error
         failed, and its end done.
 
         Raises:
@@ -160,7 +161,8 @@ class TrainingRuns:
         """
         with self._alone(HANDOVER_SECONDS if run_id else 0, itself=run_id):
             run = self._new() if run_id is None else Run(self.folder / self.get(run_id).id)
-            (run.folder / "stop").unlink(missing_ok=True)
+            if not handed_over:
+                (run.folder / "stop").unlink(missing_ok=True)
             run._set("running")
             try:
                 yield run

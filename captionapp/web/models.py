@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,6 +16,7 @@ from captionapp.captioning.versions import ModelVersion
 from captionapp.errors import ModelUnavailable, PromotionRefused, TaskBusy
 from captionapp.feedback.insights import share
 from captionapp.training.compare import Outcome, Report
+from captionapp.training.evaluate import MEASURES, Measure
 from captionapp.version_tasks import Task, TaskState, VersionTasks
 from captionapp.votes import Votes
 from captionapp.web import training
@@ -31,21 +33,6 @@ RESULTS_PER_PAGE = 12
 CHANGES_SHOWN = 12
 
 
-def share_of_captions(fraction: float) -> str:
-    return format_percent(fraction, "0.0%")
-
-
-#: What a person reads, of the fields of ``Figures``: label, field, format, whether more is better.
-FIGURES = (
-    ("CIDEr", "cider", partial(number, digits=3), True),
-    ("BLEU-4", "bleu_4", partial(number, digits=3), True),
-    ("ROUGE-L", "rouge_l", partial(number, digits=3), True),
-    (lazy_gettext("Exact matches"), "exact", number, True),
-    (lazy_gettext("Words still to change"), "edit_distance", partial(number, digits=2), False),
-    (lazy_gettext("Distinct captions"), "distinct", share_of_captions, True),
-    (lazy_gettext("Captions that repeat themselves"), "repeating", number, False),
-    (lazy_gettext("Words a caption"), "mean_words", partial(number, digits=1), None),
-)
 OUTCOMES: dict[str, tuple[Outcome, LazyString]] = {
     "wins": ("win", lazy_gettext("Wins")),
     "losses": ("loss", lazy_gettext("Losses")),
@@ -99,7 +86,7 @@ def show(version: str) -> str:
         row=row,
         problem=problem,
         lineage=_lineage(rows, row),
-        figures=FIGURES,
+        figures=[shown(measure) for measure in MEASURES],
         outcomes=OUTCOMES,
         chosen=chosen,
         label=label,
@@ -190,6 +177,14 @@ def version_rows() -> tuple[list[Row], str]:
         for version in versions
     ]
     return rows, problem
+
+
+def shown(measure: Measure) -> tuple[str, str, Callable[[float], str], bool | None]:
+    """A figure as the page shows it: label, field, format, whether more is better."""
+    form: Callable[[float], str] = partial(number, digits=measure.decimals)
+    if measure.share:
+        form = partial(format_percent, format=f"0.{'0' * measure.decimals}%")
+    return translated(measure.label), measure.field, form, measure.more_is_better
 
 
 def newest_comparable(rows: list[Row]) -> Row | None:

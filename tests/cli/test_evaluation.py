@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from flask.testing import FlaskCliRunner
 
 from captionapp.training.dataset import FeedbackDataset
 from captionapp.workflow import Workflow
-from tests.judging import SAID, Scene, imagefolder
+from tests.judging import SAID, Reader, Scene, add_version, imagefolder
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def test_a_version_beside_the_current_one(run: Any, scene: Scene) -> None:
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
     assert lines[0].split() == [scene.shipped.name, "(current)", "v1"]
-    assert any(line.split() == ["exact", "matches", "0", "24"] for line in lines)
+    assert any(line.split() == ["Exact", "matches", "0", "24"] for line in lines)
     assert "v1 against" in result.stdout and ": better, with probability 1.000" in result.stdout
     assert "Wins, 3 of 24:" in result.stdout and "Losses" not in result.stdout
     assert "would not be promoted" not in result.stdout
@@ -64,6 +65,26 @@ def test_several_at_once_as_json(run: Any, scene: Scene) -> None:
     assert [one["candidate"] for one in told["reports"]] == ["v1", "v2"]
     assert [one["verdict"] for one in told["reports"]] == ["better", "not better"]
     assert told["reports"][0]["results"][0]["candidate"] == SAID[0]
+
+
+def test_figures_beside_each_other_can_be_compared(run: Any, scene: Scene) -> None:
+    """CIDEr depends on the retained pictures, which are other ones for each version."""
+    scene.trained("v1")
+    header = run("v1", scene.shipped.name).stdout.splitlines()[0]
+    assert header.count("(current)") == 1
+    scene.captioners["v2"] = Reader("v2", SAID.__getitem__)
+    few = imagefolder(scene.folder / "few", range(24, 36))
+    add_version(scene.versions, "v2", details={"retain": {"folder": str(few)}})
+    lines = run("v1", "v2").stdout.splitlines()
+    names = re.split(r"  +", lines[0].strip())
+    current = f"{scene.shipped.name} (current)"
+    assert names == [current, "v1", current, "v2"]
+    for name, version in (("v1", 2), ("v2", 4)):
+        report = scene.promotion().report(name)
+        assert report is not None
+        cider = next(line for line in lines if line.startswith("CIDEr")).split()
+        assert cider[version] == f"{report.candidate_figures.cider:.3f}"
+        assert cider[version - 1] == f"{report.current_figures.cider:.3f}"
 
 
 def test_any_imagefolder_will_do(run: Any, scene: Scene) -> None:
