@@ -6,7 +6,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
+from typing import TypeVar
 
 from captionapp.captioning.batching import CaptionQueue, Reservation
 from captionapp.captioning.captioner import Caption, DecodeOptions
@@ -27,6 +28,10 @@ LEASE_SECONDS = 120.0
 POLL_SECONDS = 0.1
 #: How often a client that waits is looked after.
 GONE_SECONDS = 0.5
+BUSY = Sentence("The model is busy. Try again in a moment.")
+BUSY_RETRY_SECONDS = 5.0
+
+T = TypeVar("T")
 
 
 class CaptionJobs:
@@ -80,6 +85,24 @@ class CaptionJobs:
             return
         try:
             self._wait(key, time.monotonic() + seconds, gone)
+        finally:
+            self._waiters.release()
+
+    def result(self, future: Future[T]) -> T:
+        """What the queue makes of something, within the time that an upload may wait.
+
+        Raises:
+            ModelUnavailable: if it is not there then, or half of the threads wait already.
+            Exception: what the future failed with.
+        """
+        if future.done() and not future.cancelled():
+            return future.result()
+        if not self._waiters.acquire(blocking=False):
+            raise ModelUnavailable(BUSY, BUSY_RETRY_SECONDS)
+        try:
+            return future.result(timeout=self.settings.wait_seconds)
+        except (TimeoutError, CancelledError) as error:
+            raise ModelUnavailable(BUSY, BUSY_RETRY_SECONDS) from error
         finally:
             self._waiters.release()
 

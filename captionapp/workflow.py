@@ -40,6 +40,7 @@ from captionapp.gallery import EVERYTHING, PER_PAGE, Gallery, Wanted
 from captionapp.images import ImageLimits, ImageStore, ValidatedImage, decode
 from captionapp.jobs import CaptionJobs, options_of
 from captionapp.letting_go import LettingGo
+from captionapp.looking import Looking
 from captionapp.metrics import Metrics
 from captionapp.promotion import Promotion
 from captionapp.records import CaptionRecord, Held, JobState, Records, chosen_first
@@ -95,6 +96,7 @@ class Workflow:
         self.arrivals = Arrivals(records)
         self.asked = Asked(records)
         self.jobs = CaptionJobs(settings, records, store, service, queue, metrics)
+        self.looking = Looking(self.jobs, queue, store)
         self.memory = CorrectionMemory(feedback, settings.correction_memory)
         self.gallery = Gallery(records, self.memory)
         undo = timedelta(minutes=settings.undo_minutes)
@@ -231,6 +233,21 @@ class Workflow:
         """Path of the small picture. Raises NotFound if it is not this browser's."""
         self.records.held(image_id, contributor)
         return self.store.thumbnail_path(image_id)
+
+    def serve_veil(
+        self, image_id: str, contributor: str | None, caption_id: str, word: int
+    ) -> bytes:
+        """Where the model looked when it wrote this word of a caption: see ``Looking.veil``.
+
+        Raises:
+            NotFound: if the picture is not this browser's, or has no such caption or word.
+            CaptionFailed, ModelUnavailable, QueueFull.
+        """
+        self.records.held(image_id, contributor)
+        caption = self.records.caption(image_id, caption_id)
+        if not 0 <= word < len(caption.text.split()):
+            raise NotFound(Sentence("The description has no such word."))
+        return self.looking.veil(caption, word)
 
     def let_go(self, image_id: str, contributor: str) -> None:
         """This browser no longer holds the picture, for good.

@@ -88,6 +88,7 @@ STATUS_OF_DOMAIN_ERRORS: tuple[tuple[type[domain.CaptionAppError], int], ...] = 
     (domain.InvalidImage, 422),
     (domain.InvalidOptions, 422),
     (domain.InvalidFeedback, 422),
+    (domain.CaptionFailed, 409),
     (domain.TrainingBusy, 409),
     (domain.TaskBusy, 409),
     (domain.PromotionRefused, 409),

@@ -40,7 +40,7 @@ def page(
     Raises:
         NotFound: if this browser does not hold the picture and the operator is not asking.
     """
-    viewer = _viewer(image_id)
+    viewer = viewer_of(image_id)
     view = workflow().picture(image_id, viewer)
     filled = form is not None
     if form is None:
@@ -65,13 +65,13 @@ def page(
 
 @blueprint.get("/file")
 def file(image_id: str) -> Response:
-    path = workflow().serve_file(image_id, _viewer(image_id))
+    path = workflow().serve_file(image_id, viewer_of(image_id))
     return send_picture(path, MEDIA_TYPE, image_id)
 
 
 @blueprint.get("/thumbnail")
 def thumbnail(image_id: str) -> Response:
-    path = workflow().serve_thumbnail(image_id, _viewer(image_id))
+    path = workflow().serve_thumbnail(image_id, viewer_of(image_id))
     return send_picture(path, "image/webp", f"{image_id}-small")
 
 
@@ -91,7 +91,7 @@ def again(image_id: str) -> ResponseReturnValue:
     return redirect(url_for("pictures.show", image_id=image_id), 303)
 
 
-def _viewer(image_id: str) -> str | None:
+def viewer_of(image_id: str) -> str | None:
     """Who looks: this browser, or None for the operator, who sees everybody's pictures."""
     viewer = identity.contributor()
     if is_operator():

@@ -9,25 +9,41 @@ from typing import TYPE_CHECKING
 from flask import Flask
 from flask_babel import format_date, format_decimal, format_percent, format_time, gettext
 
+from captionapp.captioning.captioner import Word
 from captionapp.errors import CaptionAppError
 from captionapp.feedback.repository import Verdict
+from captionapp.looking import unsure
 from captionapp.web.current import workflow
 
 if TYPE_CHECKING:
+    from captionapp.records import CaptionRecord
     from captionapp.results import PictureView
+
+
+@dataclass(frozen=True)
+class ShownWord:
+    """A word of a machine's text as it is shown. ``place`` is where it stands in what the model
+    wrote; ``unsure`` says that the model might as well have written another."""
+
+    text: str
+    place: int
+    probability: float | None
+    unsure: bool
 
 
 @dataclass(frozen=True)
 class Description:
     """The text to show first. ``source`` is ``person`` or ``machine``; ``label`` says it in words.
 
-    ``checked`` is False as long as no person has confirmed or written the text.
+    ``checked`` is False as long as no person has confirmed or written the text. ``words`` are those
+    of a machine's text.
     """
 
     text: str
     source: str
     label: str
     checked: bool
+    words: tuple[ShownWord, ...] = ()
 
 
 def description_of(view: PictureView, viewer: str | None) -> Description | None:
@@ -36,8 +52,7 @@ def description_of(view: PictureView, viewer: str | None) -> Description | None:
     if answer is not None and answer.verdict is Verdict.CORRECTED:
         correction = answer
     elif answer is not None and caption and answer.confirms(caption.text, caption.model_version):
-        label = gettext("Written by a machine, confirmed by you")
-        return Description(caption.text, "machine", label, checked=True)
+        return _by_machine(caption, gettext("Written by a machine, confirmed by you"), checked=True)
     if correction is not None:
         by_viewer = viewer is not None and correction.contributor == viewer
         label = gettext("Written by you") if by_viewer else gettext("Written by a person")
@@ -46,9 +61,21 @@ def description_of(view: PictureView, viewer: str | None) -> Description | None:
         return None
     if view.confirmed:
         label = gettext("Written by a machine, confirmed by a person")
-        return Description(caption.text, "machine", label, checked=True)
-    label = gettext("Written by a machine, not yet checked")
-    return Description(caption.text, "machine", label, checked=False)
+        return _by_machine(caption, label, checked=True)
+    return _by_machine(caption, gettext("Written by a machine, not yet checked"), checked=False)
+
+
+def _by_machine(caption: CaptionRecord, label: str, *, checked: bool) -> Description:
+    return Description(caption.text, "machine", label, checked, shown_words(caption))
+
+
+def shown_words(caption: CaptionRecord) -> tuple[ShownWord, ...]:
+    """The words of a caption; without probabilities if it was made before they were kept."""
+    known = caption.words or tuple(Word(word, None) for word in caption.text.split())
+    return tuple(
+        ShownWord(word.text, place, word.probability, unsure(word.probability))
+        for place, word in enumerate(known)
+    )
 
 
 def sureness(probability: float) -> str:
