@@ -69,7 +69,8 @@ class CaptionRecord:
 @dataclass(frozen=True)
 class Held:
     """A picture as one browser holds it. ``options`` is the key of the decoding asked for, and
-    ``chosen`` the id of the caption that it chose among several, if it did."""
+    ``chosen`` the id of the caption that it chose among several, if it did. ``hint`` is why little
+    can be said of it (``hints.Hint``), or empty."""
 
     image_id: str
     name: str
@@ -78,6 +79,7 @@ class Held:
     options: str
     created_at: datetime
     chosen: str | None = None
+    hint: str = ""
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,13 @@ class Records:
         now = held.created_at.timestamp()
         session.execute(
             insert(Picture)
-            .values(image_id=held.image_id, width=held.width, height=held.height, created_at=now)
+            .values(
+                image_id=held.image_id,
+                width=held.width,
+                height=held.height,
+                created_at=now,
+                hint=held.hint,
+            )
             .on_conflict_do_nothing()
         )
         values = {
@@ -437,6 +445,7 @@ def _held_query() -> Any:
         Holding.options,
         Holding.created_at,
         Holding.chosen,
+        Picture.hint,
     ).join(Picture, Picture.image_id == Holding.image_id)
 
 
@@ -451,6 +460,7 @@ def _released_query(image_id: str) -> Any:
             CaptionRow.options,
             Picture.created_at,
             null(),
+            Picture.hint,
         )
         .join(CaptionRow, CaptionRow.image_id == Picture.image_id)
         .where(Picture.image_id == image_id)
@@ -459,9 +469,9 @@ def _released_query(image_id: str) -> Any:
 
 
 def _held(row: Any) -> Held:
-    image_id, name, width, height, options, created_at, chosen = row
+    image_id, name, width, height, options, created_at, chosen, hint = row
     moment = datetime.fromtimestamp(created_at, UTC)
-    return Held(image_id, name, width, height, options, moment, chosen)
+    return Held(image_id, name, width, height, options, moment, chosen, hint or "")
 
 
 def _plain() -> list[Any]:

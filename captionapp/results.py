@@ -50,6 +50,8 @@ class Submission:
 class PictureView:
     """Everything a page says of a picture, for one browser.
 
+    ``hint`` is why little can be said of it (``hints.Hint``), or empty.
+
     ``status`` is ``done``, ``waiting`` or ``failed``, with the ``problem``; ``ahead`` is how many
     captions are queued before one that waits, None once it is being made. ``caption`` is the one
     that was chosen, or the newest there is, also while another is on its way. ``alternatives`` were
@@ -63,6 +65,7 @@ class PictureView:
     width: int
     height: int
     created_at: datetime
+    hint: str
     status: str
     problem: str
     ahead: int | None

@@ -142,6 +142,13 @@ class Settings(BaseModel):
         Field(description="Words that a caption never contains, between commas."),
     ] = ("arafed", "araffe", "arafe")
 
+    neutral: Annotated[
+        Flag,
+        Field(
+            description="Descriptions are shown without guesses at gender, unless a browser "
+            "chooses otherwise."
+        ),
+    ] = False
     correction_memory: Annotated[
         Literal["everyone", "own", "off"],
         Field(description="Whose corrections are shown when a picture comes again."),

@@ -56,6 +56,8 @@ class Picture(Base):
     width: Mapped[int]
     height: Mapped[int]
     created_at: Mapped[float]
+    #: ``hints.Hint``, empty if there is none; null: it was stored before there were hints.
+    hint: Mapped[str | None]
 
 
 #: Indexes of older versions that others have replaced.

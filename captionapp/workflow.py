@@ -37,11 +37,13 @@ from captionapp.feedback.repository import (
 )
 from captionapp.feedback.transfer import FeedbackImport, Imported
 from captionapp.gallery import EVERYTHING, PER_PAGE, Gallery, Wanted
+from captionapp.hints import hint
 from captionapp.images import ImageLimits, ImageStore, ValidatedImage, decode
 from captionapp.jobs import CaptionJobs, options_of
 from captionapp.letting_go import LettingGo
 from captionapp.looking import Looking
 from captionapp.metrics import Metrics
+from captionapp.neutral import neutral
 from captionapp.promotion import Promotion
 from captionapp.records import CaptionRecord, Held, JobState, Records, chosen_first
 from captionapp.results import IncomingFile, Page, PictureView, Rejected, Submission
@@ -274,10 +276,13 @@ class Workflow:
         reasons: Iterable[str],
         *,
         by_operator: bool = False,
+        shown_neutral: bool = False,
     ) -> FeedbackRow:
         """Append an answer about a caption that was shown. Durable once this returns.
 
-        The operator answers also about pictures that this browser does not hold.
+        The operator answers also about pictures that this browser does not hold. If the caption was
+        shown without guesses at gender, the row holds what the model said all the same; somebody
+        who puts the model's own words back accepts it.
 
         Raises:
             NotFound: if the picture is not this browser's or the caption not the picture's.
@@ -295,7 +300,11 @@ class Workflow:
                 Sentence("The form says %(what)s; load the page again.", what=str(error))
             ) from error
         said = caption.text if chosen is Verdict.ACCEPTED else clean_correction(correction)
-        if chosen is Verdict.CORRECTED and said == caption.text:
+        given_words = len(caption.options.get("prompt", "").split())
+        shown = neutral(caption.text, given_words) if shown_neutral else caption.text
+        if said == caption.text != shown:
+            chosen = Verdict.ACCEPTED
+        elif chosen is Verdict.CORRECTED and said == shown:
             raise InvalidFeedback(
                 Sentence(
                     "Your text is the same as the description. Change it, or accept the"
@@ -386,6 +395,7 @@ class Workflow:
             height=image.height,
             options=options.key(),
             created_at=datetime.now(UTC),
+            hint=hint(image.image) or "",
         )
         with self.records.write() as session:
             fresh = self.records.hold(session, held, contributor)
@@ -434,6 +444,7 @@ class Workflow:
             width=held.width,
             height=held.height,
             created_at=held.created_at,
+            hint=held.hint,
             status=status,
             problem=job.problem if job else "",
             ahead=job.ahead if job else None,

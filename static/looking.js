@@ -7,26 +7,26 @@ let timer;
 const hide = () => {
   clearTimeout(timer);
   document.querySelectorAll(".exhibit > .print .veil").forEach((veil) => veil.remove());
-  document.querySelectorAll(".word.looked-at").forEach((word) => word.classList.remove("looked-at"));
+  document.querySelectorAll(".looked.at").forEach((word) => word.classList.remove("at"));
 };
 
 const show = (word) => {
   const frame = word.closest(".exhibit")?.querySelector(":scope > .print .looking");
   if (!frame) return;
   hide();
-  word.classList.add("looked-at");
+  word.classList.add("at");
   timer = setTimeout(() => {
     const veil = new Image();
     veil.className = "veil";
     veil.alt = "";
     veil.addEventListener("load", () => {
-      if (word.classList.contains("looked-at")) frame.append(veil);
+      if (word.classList.contains("at")) frame.append(veil);
     });
     veil.src = word.dataset.veil;
   }, PATIENCE_MILLISECONDS);
 };
 
-const word = (event) => event.target.closest?.(".word[data-veil]");
+const word = (event) => event.target.closest?.(".looked[data-veil]");
 // The description may arrive later: the document listens.
 document.addEventListener("pointerover", (event) => { if (word(event)) show(word(event)); });
 document.addEventListener("pointerout", (event) => { if (word(event)) hide(); });

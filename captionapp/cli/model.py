@@ -19,6 +19,7 @@ from captionapp.captioning.captioner import (
 from captionapp.cli import files as picture_files
 from captionapp.cli.base import Commands, table
 from captionapp.cli.checkpoint import facts
+from captionapp.neutral import neutral
 from captionapp.settings import available_cores
 from captionapp.web.current import workflow
 
@@ -108,6 +109,12 @@ def _shown(value: Any) -> str:
     "--avoid", multiple=True, metavar="WORD", help="A word that is not written; several times."
 )
 @click.option("--length", type=click.Choice(LENGTHS[1:]), help="A short or a longer sentence.")
+@click.option(
+    "--neutral/--no-neutral",
+    "neutral_words",
+    default=None,
+    help="Write the captions without guesses at gender.",
+)
 @click.option("--beams", type=click.IntRange(1, MAX_BEAMS), help="Beams of the search.")
 @click.option(
     "--max-new-tokens", type=click.IntRange(1, MAX_NEW_TOKENS), help="Longest caption, in tokens."
@@ -120,6 +127,7 @@ def caption(
     alternatives: int,
     avoid: tuple[str, ...],
     length: str | None,
+    neutral_words: bool | None,
     beams: int | None,
     max_new_tokens: int | None,
     batch_size: int | None,
@@ -139,6 +147,7 @@ def caption(
         chosen["max_new_tokens"] = max_new_tokens
     options = dataclasses.replace(flow.settings.decode_options(prompt), **chosen)
     found = picture_files.find_pictures(paths)
+    is_neutral = flow.settings.neutral if neutral_words is None else neutral_words
     captioner = flow.service.captioner()
     results = picture_files.caption_files(
         found, captioner, options, flow.limits, batch_size or flow.settings.batch_size
@@ -148,7 +157,7 @@ def caption(
         for result in results:
             with bar.external_write_mode():
                 if result.caption:
-                    click.echo(_line(result.file, result.caption, as_json))
+                    click.echo(_line(result.file, result.caption, as_json, is_neutral))
                 else:
                     failed += 1
                     click.echo(f"{result.file}: {result.problem}", err=True)
@@ -157,19 +166,24 @@ def caption(
         raise click.ClickException(f"{failed} of {len(found)} files could not be described.")
 
 
-def _line(file: Path, made: Caption, as_json: bool) -> str:
+def _line(file: Path, made: Caption, as_json: bool, is_neutral: bool) -> str:
+    given = len(made.options.prompt.split())
+
+    def shown(caption: Caption) -> str:
+        return neutral(caption.text, given) if is_neutral else caption.text
+
     if not as_json:
-        return "\n".join(f"{file}: {one.text}" for one in (made, *made.others))
+        return "\n".join(f"{file}: {shown(one)}" for one in (made, *made.others))
     line: dict[str, Any] = {
         "file": str(file),
-        "caption": made.text,
+        "caption": shown(made),
         "probability": made.probability,
         "model_version": made.model_version,
         "seconds": made.seconds,
     }
     if made.options.alternatives > 1:
         line["alternatives"] = [
-            {"caption": one.text, "probability": one.probability} for one in made.others
+            {"caption": shown(one), "probability": one.probability} for one in made.others
         ]
     return json.dumps(line, ensure_ascii=False)
 

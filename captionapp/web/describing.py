@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, Response, make_response, redirect, render_template, url_for
+from flask import (
+    Blueprint,
+    Response,
+    make_response,
+    redirect,
+    render_template,
+    request,
+    session,
+    url_for,
+)
 from flask.typing import ResponseReturnValue
 
 from captionapp.errors import InvalidOptions
@@ -13,7 +22,7 @@ from captionapp.web.current import workflow
 from captionapp.web.forms import AskForm, first_error
 from captionapp.web.language import translated
 from captionapp.web.paging import asked_number
-from captionapp.web.presenting import served_version, shown_words
+from captionapp.web.presenting import NEUTRAL, served_version, shown_words
 
 blueprint = Blueprint("describing", __name__, url_prefix="/images/<image_id>")
 
@@ -31,6 +40,13 @@ def ask(image_id: str) -> ResponseReturnValue:
     workflow().describe(image_id, contributor, options)
     workflow().wait(image_id, contributor, workflow().settings.wait_seconds, client_gone())
     return redirect(url_for("pictures.show", image_id=image_id, _anchor="alternatives"), 303)
+
+
+@blueprint.post("/neutral")
+def neutral(image_id: str) -> ResponseReturnValue:
+    """Have descriptions shown to this browser with guesses at gender, or without."""
+    session[NEUTRAL] = bool(request.form.get("neutral"))
+    return redirect(url_for("pictures.show", image_id=image_id), 303)
 
 
 @blueprint.get("/captions/<caption_id>/attention/<int:word>.png")
@@ -52,7 +68,8 @@ def why(image_id: str, caption_id: str) -> str:
     caption = workflow().records.caption(image_id, caption_id)
     words = shown_words(caption)
     beginning = most_unsure([word.probability for word in words])
-    chosen = min(asked_number("word", beginning), max(0, len(words) - 1))
+    place = asked_number("word", words[beginning].place if words else 0)
+    chosen = next((i for i, word in enumerate(words) if word.place >= place), len(words) - 1)
     return render_template(
         "why.html",
         view=view,

@@ -27,6 +27,7 @@ from captionapp.web.forms import FeedbackForm, FilterForm, first_error
 from captionapp.web.language import translated
 from captionapp.web.operator import require_operator
 from captionapp.web.paging import asked_page
+from captionapp.web.presenting import is_neutral
 
 blueprint = Blueprint("feedback", __name__)
 
@@ -46,6 +47,7 @@ def give(image_id: str) -> ResponseReturnValue:
             form.verdict.data,
             form.correction.data or "",
             form.reasons.data or [],
+            shown_neutral=is_neutral(),
         )
     except InvalidFeedback as error:
         return _form_again(image_id, form, translated(error), 422)

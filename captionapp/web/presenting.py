@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from flask import Flask
+from flask import Flask, session
 from flask_babel import format_date, format_decimal, format_percent, format_time, gettext
 
 from captionapp.captioning.captioner import Word
 from captionapp.errors import CaptionAppError
 from captionapp.feedback.repository import Verdict
+from captionapp.hints import Hint
 from captionapp.looking import unsure
+from captionapp.neutral import neutral, neutral_words
 from captionapp.web.current import workflow
 
 if TYPE_CHECKING:
     from captionapp.records import CaptionRecord
     from captionapp.results import PictureView
+
+
+#: Of the session: what this browser chose.
+NEUTRAL = "neutral"
 
 
 @dataclass(frozen=True)
@@ -66,16 +73,52 @@ def description_of(view: PictureView, viewer: str | None) -> Description | None:
 
 
 def _by_machine(caption: CaptionRecord, label: str, *, checked: bool) -> Description:
-    return Description(caption.text, "machine", label, checked, shown_words(caption))
+    words = shown_words(caption)
+    return Description(text_of(words), "machine", label, checked, words)
 
 
 def shown_words(caption: CaptionRecord) -> tuple[ShownWord, ...]:
-    """The words of a caption; without probabilities if it was made before they were kept."""
+    """The words of a caption, in the way that this browser wants to read it; without probabilities
+    if it was made before they were kept."""
     known = caption.words or tuple(Word(word, None) for word in caption.text.split())
+    written = [word.text for word in known]
+    given = len(str(caption.options.get("prompt", "")).split())
+    shown = neutral_words(written, given if is_neutral() else len(written))
     return tuple(
-        ShownWord(word.text, place, word.probability, unsure(word.probability))
-        for place, word in enumerate(known)
+        ShownWord(word.text, word.place, p, unsure(p))
+        for word in shown
+        for p in [known[word.place].probability]
     )
+
+
+def text_of(words: Iterable[ShownWord]) -> str:
+    return " ".join(word.text for word in words)
+
+
+def is_neutral() -> bool:
+    """Whether this browser reads descriptions without guesses at gender."""
+    return bool(session.get(NEUTRAL, workflow().settings.neutral))
+
+
+def as_shown(caption: CaptionRecord) -> str:
+    """The text of a caption, in the way that this browser wants to read it."""
+    return text_of(shown_words(caption))
+
+
+def neutral_if_wanted(text: str) -> str:
+    """A machine's text of which no more is known, in the way that this browser wants to read it."""
+    return neutral(text) if is_neutral() else text
+
+
+def hint_text(hint: str) -> str:
+    """A sentence for ``hints.Hint``; empty for none."""
+    if hint == Hint.BLANK:
+        return gettext("The picture is all of one colour: there is nothing to describe.")
+    if hint == Hint.NEARLY_UNIFORM:
+        return gettext("The picture is nearly uniform: the model has little to go by.")
+    if hint == Hint.SMALL:
+        return gettext("The picture is very small: the model has little to go by.")
+    return ""
 
 
 def sureness(probability: float) -> str:
@@ -130,6 +173,10 @@ def served_version() -> str:
 
 def init_app(app: Flask) -> None:
     """Makes the words of this module known to the templates."""
+    app.jinja_env.filters.update(
+        as_shown=as_shown, hint_text=hint_text, neutral_if_wanted=neutral_if_wanted
+    )
+    app.jinja_env.globals["is_neutral"] = is_neutral
     app.jinja_env.filters.update(
         percent=percent,
         share=share,

@@ -74,6 +74,15 @@ def test_alternatives_are_a_line_each(run: Any, pictures: Path, captioner: FakeC
     ]
 
 
+def test_captions_without_guesses_at_gender(
+    run: Any, pictures: Path, captioner: FakeCaptioner
+) -> None:
+    captioner.replies = ["a man and a woman"]
+    file = pictures / "a.png"
+    assert run("caption", file, "--neutral").stdout == f"{file}: two people\n"
+    assert run("caption", file, "--no-neutral").stdout == f"{file}: a man and a woman\n"
+
+
 def test_what_cannot_be_avoided_is_said(run: Any, pictures: Path) -> None:
     result = run("caption", pictures / "a.png", "--avoid", "x" * 50)
     assert result.exit_code == 1

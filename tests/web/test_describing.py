@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
+from PIL import Image
 
 from captionapp.errors import InvalidOptions
 from captionapp.workflow import Workflow
-from tests.conftest import FakeCaptioner
+from tests.conftest import FakeCaptioner, draw, encoded, serve
 from tests.web.sending import send
 
 TEXTS = ["a red ball", "a round thing on grass", "a fruit in a field"]
@@ -171,3 +172,67 @@ def test_a_picture_that_goes_takes_its_alternatives_along(
         workflow.let_go(image_id, session["contributor"])
     assert workflow.records.captions([image_id]) == {}
     assert workflow.asked.earlier([image_id], session["contributor"]) == {}
+
+
+def test_descriptions_are_shown_without_guesses_at_gender_and_kept_as_they_were(
+    client: FlaskClient, png: bytes, captioner: FakeCaptioner, workflow: Workflow
+) -> None:
+    captioner.replies = ["a man and his dog", ["a man and his dog", "a woman runs"]]
+    address = send(client, png)
+    assert words(client.get(address).text) == ["a man and his dog"]
+    assert client.post(f"{address}/neutral", data={"neutral": "1"}).status_code == 303
+    ask(client, address)
+    page = client.get(address).text
+    assert words(page)[:2] == ["a person and their dog", "a person runs"]
+    assert "his" not in re.findall(r"<textarea.*?</textarea>", page, re.DOTALL)[0]
+    assert "a person and their dog" in client.get("/history").text
+    image_id = address.rsplit("/", 1)[1]
+    kept = {one.text for them in workflow.records.captions([image_id]).values() for one in them}
+    assert kept == {"a man and his dog", "a woman runs"}
+
+    (main,) = set(
+        re.findall(r'name="caption_id" value="(\w+)"(?=(?:(?!</p>).)*textarea)', page, re.S)[-1:]
+    )
+    answer = {"caption_id": main, "verdict": "corrected"}
+    same = client.post(
+        f"{address}/feedback", data=answer | {"correction": "a person and their dog"}
+    )
+    assert same.status_code == 422  # nothing was corrected
+    client.post(f"{address}/feedback", data=answer | {"correction": "a person and a cat"})
+    client.post(f"{address}/feedback", data=answer | {"correction": "a man and his dog"})
+    client.post(f"{address}/feedback", data=answer | {"verdict": "accepted"})
+    model = "a man and his dog"
+    assert [(row.verdict, row.caption, row.feedback) for row in workflow.feedback.rows()] == [
+        ("corrected", model, "a person and a cat"),
+        ("accepted", model, model),  # the model's own word put back
+        ("accepted", model, model),
+    ]
+    page = client.get(address).text
+    assert "You said that “a person and their dog” is right." in page
+    client.post(f"{address}/neutral", data={"neutral": ""})
+    assert words(client.get(address).text)[0] == model
+
+
+def test_the_operator_chooses_how_it_begins(make_app: Any, png: bytes) -> None:
+    captioner = FakeCaptioner(replies=["she runs"])
+    app = make_app(CAPTIONAPP_NEUTRAL=True)
+    serve(app.extensions["captionapp"], captioner)
+    client = app.test_client()
+    address = send(client, png)
+    assert words(client.get(address).text) == ["they run"]
+    client.post(f"{address}/neutral", data={"neutral": ""})
+    assert words(client.get(address).text) == ["she runs"]
+
+
+def test_a_picture_that_shows_nothing_says_so_and_is_described_all_the_same(
+    client: FlaskClient, png: bytes
+) -> None:
+    address = send(client, encoded(Image.new("RGB", (200, 100), "white")))
+    page = client.get(address).text
+    assert "all of one colour" in page
+    assert words(page) == ["a ball"]
+    assert ask(client, address).status_code == 303
+    assert "all of one colour" in client.get("/history").text
+    small = send(client, encoded(draw(size=(40, 20))))
+    assert "The picture is very small" in client.get(small).text
+    assert "is a guess" not in client.get(send(client, png)).text

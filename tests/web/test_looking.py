@@ -30,7 +30,7 @@ def test_the_words_are_links_and_the_unsure_one_is_marked(
     client: FlaskClient, address: str, veils: list[str]
 ) -> None:
     page = client.get(address).text
-    assert re.findall(r'class="word( unsure)?"[^>]*>([^<]+)</a>', page, re.DOTALL) == [
+    assert re.findall(r'class="looked( unsure)?"[^>]*>([^<]+)</a>', page, re.DOTALL) == [
         (" unsure", "a"),
         ("", "red"),
         ("", "ball"),
@@ -58,7 +58,7 @@ def test_without_script_a_word_leads_to_its_page(
     page = client.get(link).text
     assert f'class="veil" src="{veils[1]}"' in page
     assert "Bright is where the model looked when it wrote “red”" in page
-    assert re.findall(r'class="word"[^>]*aria-current="true">(\w+)<', page) == ["red"]
+    assert re.findall(r'class="looked"[^>]*aria-current="true">(\w+)<', page) == ["red"]
     assert re.findall(r"</meter> (\d+%)", page) == ["5%", "80%", "80%"]
     assert "“a”" in client.get(link.split("?")[0]).text  # the one it was least sure of
 
