@@ -83,7 +83,7 @@ def test_a_database_of_an_older_version_keeps_working(tmp_path: Path) -> None:
         records.close()
     with sqlite3.connect(path) as new:
         new.execute(  # an older version may come back to it
-            "INSERT INTO pictures VALUES ('p3', 4, 3, 1.0)"
+            "INSERT INTO pictures (image_id, width, height, created_at) VALUES ('p3', 4, 3, 1.0)"
         )
         new.execute(
             "INSERT INTO holdings (image_id, contributor, name, options, created_at)"
