@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from captionapp.captioning.captioner import DecodeOptions
-from captionapp.feedback.repository import FeedbackRow
+from captionapp.feedback.repository import FeedbackRow, Verdict
 from captionapp.records import CaptionRecord
 
 MAX_NAME_CHARACTERS = 80
@@ -76,6 +76,16 @@ class PictureView:
     answer: FeedbackRow | None
     correction: FeedbackRow | None
     confirmed: bool
+
+    @property
+    def answered(self) -> bool:
+        """Whether this browser has said something of the description as it is now: a correction
+        stays, that a text is right is said of that text only."""
+        if self.answer is None or self.caption is None:
+            return self.answer is not None and self.answer.verdict is Verdict.CORRECTED
+        return self.answer.verdict is Verdict.CORRECTED or self.answer.confirms(
+            self.caption.text, self.caption.model_version
+        )
 
 
 @dataclass(frozen=True)

@@ -170,13 +170,17 @@ def _file_name(view: PictureView, taken: set[str]) -> str:
 
 
 def _ours(view: PictureView) -> list[str]:
-    """``OUR_COLUMNS`` of the answer; of an unanswered picture, those that its caption knows."""
+    """``OUR_COLUMNS`` of the answer; of an unanswered picture, those that its caption knows. Of
+    somebody else's answer only what this browser is shown: what was corrected, and to what."""
     row, caption = said(view).row, view.caption
-    values = {"image_name": view.name}
+    values = {}
     if row is not None:
         values = dict(zip(COLUMNS, cells(row), strict=True)) | {"model_caption": row.caption}
+        if row is not view.answer:
+            values |= dict.fromkeys(("id", "created_at", "reasons"), "")
     elif caption is not None:
         values |= {"model_caption": caption.text, "model_version": caption.model_version}
+    values["image_name"] = view.name
     return [values.get(name, "") for name in OUR_COLUMNS]
 
 

@@ -171,6 +171,19 @@ def test_cards_alone(app, anna):
     assert shown(app.test_client().get(f"/history/cards?picture={first}").text) == []
 
 
+def test_a_card_knows_whether_it_was_answered(app, anna, workflow):
+    first, second, _ = hang(app, 3)
+    answer(anna, workflow, first)
+    answer(anna, workflow, second, "A kite")
+    for image_id, state in ((first, "accepted"), (second, "corrected")):
+        page = anna.get(f"/history?verdict={state}").text
+        assert f'id="picture-{image_id}"' in page
+        assert 'data-answered="yes"' in page and 'data-answered="no"' not in page
+        assert 'class="accept"' not in page and "Change it" in page
+    page = anna.get("/history?verdict=unanswered").text
+    assert 'data-answered="no"' in page and 'class="accept"' in page
+
+
 def test_others_see_and_change_nothing(app, anna, workflow):
     (first,) = hang(app, 1)
     stranger = app.test_client()
@@ -216,13 +229,18 @@ def download(client, form: str, **data):
     return answered
 
 
+def metadata(taken) -> list[dict[str, str]]:
+    table = zipfile.ZipFile(io.BytesIO(taken.data)).read("metadata.csv").decode()
+    return list(csv.DictReader(io.StringIO(table, newline="")))
+
+
 def test_an_imagefolder_to_take_away(app, anna, workflow):
     image_ids = hang(app, 3)
     answer(anna, workflow, image_ids[0], '=A "kite", ünlike')
     taken = download(anna, "imagefolder", picture=image_ids)
     archive = zipfile.ZipFile(io.BytesIO(taken.data))
     assert archive.testzip() is None
-    table = list(csv.DictReader(io.StringIO(archive.read("metadata.csv").decode(), newline="")))
+    table = metadata(taken)
     said = [(row["caption"], row["verdict"], row["model_caption"]) for row in table]
     assert said == [  # to the letter: it is for programs
         ('=A "kite", ünlike', "corrected", "ball number 1"),
@@ -232,6 +250,39 @@ def test_an_imagefolder_to_take_away(app, anna, workflow):
     for row in table:
         with Image.open(io.BytesIO(archive.read(row["file_name"]))) as picture:
             assert picture.size == (16, 12)
+
+
+def test_what_somebody_else_said_is_taken_away_without_their_name_for_the_picture(
+    app, anna, workflow, png
+):
+    """Correction memory shows everybody what one browser wrote."""
+    stranger = app.test_client()
+    path = send(stranger, png, "my secret plan.png")
+    image_id = path.rsplit("/", 1)[-1]
+    form = {
+        "caption_id": workflow.picture(image_id, None).caption.id,
+        "verdict": "corrected",
+        "correction": "A kite",
+        "reasons": "too-long",
+    }
+    stranger.post(f"{path}/feedback", data=form)
+    (row,) = workflow.feedback.rows()
+    send(anna, png, "holiday.png")
+    assert metadata(download(anna, "imagefolder", everything="1")) == [
+        {
+            "file_name": f"holiday-{image_id[:8]}.webp",
+            "caption": "A kite",
+            "id": "",
+            "created_at": "",
+            "image_name": "holiday.png",
+            "model_caption": row.caption,
+            "verdict": "corrected",
+            "reasons": "",
+            "model_version": row.model_version,
+        }
+    ]
+    (own,) = metadata(download(stranger, "imagefolder", everything="1"))
+    assert (own["id"], own["image_name"]) == (row.id, "my secret plan.png")
 
 
 def test_text_files_beside_the_pictures(app, anna):
