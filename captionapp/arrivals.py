@@ -123,6 +123,7 @@ def _waiting(contributor: str, batch: str) -> Select[Job, bool, bool]:
         other.image_id == Job.image_id,
         other.options == Job.options,
         other.contributor != contributor,
+        other.released_at.is_(None),
     )
     arrived = and_(ArrivalRow.image_id == Job.image_id, *_of(contributor, batch))
     # What was described before stays, however it came.
@@ -130,7 +131,12 @@ def _waiting(contributor: str, batch: str) -> Select[Job, bool, bool]:
     query = (
         select(Job, exists().where(arrived, ArrivalRow.fresh) & ~described, wanted_by_others)
         .join(Holding, and_(Holding.image_id == Job.image_id, Holding.options == Job.options))
-        .where(Holding.contributor == contributor, Job.problem == "", Job.begun_at.is_(None))
+        .where(
+            Holding.contributor == contributor,
+            Holding.released_at.is_(None),  # what was deleted can still be taken back
+            Job.problem == "",
+            Job.begun_at.is_(None),
+        )
         .order_by(Job.number)
     )
     return query.where(exists().where(arrived)) if batch else query

@@ -191,3 +191,23 @@ def test_a_cancelled_picture_can_be_given_again_at_once(workflow: Workflow, held
     until(lambda: workflow.picture(second, "anna").status == "done")
     until(lambda: workflow.queue.depth == 0)
     assert sum(count for count, _ in held.calls) == 2
+
+
+def test_what_was_deleted_can_be_taken_back_after_its_batch_was_cancelled(
+    workflow: Workflow, held: Held
+) -> None:
+    _, second, third, fourth = give_all(workflow, held)
+    workflow.letting_go.release([second], "anna")
+    assert workflow.cancel("anna", BATCH) == [third, fourth]
+    (release,) = workflow.letting_go.releases("anna")
+    assert workflow.letting_go.take_back("anna", release.moment) == 1
+    held.go.set()
+    until(lambda: workflow.picture(second, "anna").status == "done")
+
+
+def test_who_deleted_a_picture_does_not_wait_for_it(workflow: Workflow, held: Held) -> None:
+    _, second, *_ = give_all(workflow, held)
+    give(workflow, COLOURS[1], contributor="ben")
+    workflow.letting_go.release([second], "ben")
+    workflow.cancel("anna", BATCH)
+    assert workflow.records.jobs([second]) == {}
