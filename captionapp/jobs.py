@@ -74,17 +74,22 @@ class CaptionJobs:
             self._waiters.release()
 
     def wait(
-        self, key: tuple[str, str], seconds: float, gone: Callable[[], bool] = lambda: False
+        self,
+        key: tuple[str, str],
+        contributor: str | None,
+        seconds: float,
+        gone: Callable[[], bool] = lambda: False,
     ) -> None:
         """Return when the job is done or has failed, or time is up.
 
         Time is up at once if half of the threads wait already. If whoever waits is ``gone``, the
-        job is dropped unless it is begun; somebody who looks at the picture later starts it again.
+        job is dropped unless it is begun, or another browser wants the same; somebody who looks at
+        the picture later starts it again.
         """
         if not self._waiters.acquire(blocking=False):
             return
         try:
-            self._wait(key, time.monotonic() + seconds, gone)
+            self._wait(key, contributor, time.monotonic() + seconds, gone)
         finally:
             self._waiters.release()
 
@@ -106,7 +111,13 @@ class CaptionJobs:
         finally:
             self._waiters.release()
 
-    def _wait(self, key: tuple[str, str], end: float, gone: Callable[[], bool]) -> None:
+    def _wait(
+        self,
+        key: tuple[str, str],
+        contributor: str | None,
+        end: float,
+        gone: Callable[[], bool],
+    ) -> None:
         with self._lock:
             finished = self._under_way.get(key)
         if finished:
@@ -114,7 +125,7 @@ class CaptionJobs:
                 if time.monotonic() >= end:
                     return
                 if gone():
-                    if self.records.drop_job(*key):
+                    if self.records.drop_job(*key, contributor):
                         logger.info("nobody waits for the description of picture %s", key[0])
                     return
             return

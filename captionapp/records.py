@@ -18,6 +18,7 @@ from sqlalchemy import (
     create_engine,
     delete,
     event,
+    exists,
     func,
     literal,
     null,
@@ -371,12 +372,19 @@ class Records:
             job.begun_at = _now()
         return True
 
-    def drop_job(self, image_id: str, options: str) -> bool:
-        """Forget a job of this process that has not been begun, if there is one."""
+    def drop_job(self, image_id: str, options: str, contributor: str | None) -> bool:
+        """Forget a job of this process that has not been begun, if there is one that no browser
+        but this one wants."""
         mine = (Job.image_id == image_id, Job.options == options, Job.owner == self.owner)
+        wanted_by_others = exists().where(
+            Holding.image_id == image_id,
+            Holding.options == options,
+            Holding.contributor != contributor,
+            Holding.released_at.is_(None),
+        )
         with self.write() as session:
             waiting = select(Job).where(*mine, Job.problem == "", Job.begun_at.is_(None))
-            job = session.scalar(waiting)
+            job = session.scalar(waiting.where(~wanted_by_others))
             if job is not None:
                 session.delete(job)
         return job is not None

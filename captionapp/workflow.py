@@ -173,7 +173,7 @@ class Workflow:
         """
         held = self.records.held(image_id, contributor)
         if not self.memory.remembered(image_id, contributor):
-            self.jobs.wait((image_id, held.options), seconds, gone)
+            self.jobs.wait((image_id, held.options), contributor, seconds, gone)
 
     def again(self, image_id: str, contributor: str) -> None:
         """Describe the picture once more, by the version that is served now.

@@ -45,9 +45,9 @@ def workflow(make_app: Any, held: Held, monkeypatch: pytest.MonkeyPatch) -> Work
     return workflow
 
 
-def give(workflow: Workflow, colour: str) -> str:
+def give(workflow: Workflow, colour: str, contributor: str = "anna") -> str:
     file = IncomingFile(f"{colour}.png", lambda: encoded(draw(colour)))
-    return workflow.submit([file], "anna").accepted[0]
+    return workflow.submit([file], contributor).accepted[0]
 
 
 def test_what_nobody_waits_for_is_not_described_before_somebody_looks(
@@ -60,6 +60,15 @@ def test_what_nobody_waits_for_is_not_described_before_somebody_looks(
     assert [size for size, _ in held.calls] == [1]
     assert workflow.picture(image_id, "anna").status == "waiting"  # and has it made
     until(lambda: workflow.picture(image_id, "anna").status == "done")
+
+
+def test_what_another_browser_waits_for_is_described(workflow: Workflow, held: Held) -> None:
+    image_id = give(workflow, "blue")
+    assert give(workflow, "blue", "ben") == image_id
+    workflow.wait(image_id, "anna", 30, gone=lambda: True)
+    held.go.set()
+    until(lambda: workflow.queue.depth == 0 and not workflow.jobs._under_way)
+    assert [size for size, _ in held.calls] == [1, 1]  # without anybody who looks
 
 
 def test_what_is_begun_is_described_to_the_end(workflow: Workflow, held: Held) -> None:
