@@ -88,7 +88,7 @@ class PictureFetcher:
                 with pool.stream("GET", _ascii(address), headers=_HEADERS) as response:
                     if response.status not in _REDIRECTS:
                         return self._body(response)
-                    address = urljoin(address, _location(response))
+                    address = _joined(address, _location(response))
         raise AddressRefused(
             Sentence("That address only leads to others. Give the one of the picture.")
         )
@@ -232,6 +232,13 @@ def _location(response: httpcore.Response) -> str:
         if name.lower() == b"location":
             return str(value.decode("latin-1"))
     raise AddressRefused(Sentence("That address leads nowhere."))
+
+
+def _joined(address: str, location: str) -> str:
+    try:
+        return urljoin(address, location)
+    except ValueError as error:
+        raise AddressRefused(Sentence("That address leads nowhere.")) from error
 
 
 def _ascii(address: str) -> str:

@@ -195,8 +195,11 @@ def test_redirects_to_where_nobody_may_ask(
     assert len(site.seen) == 1
 
 
-def test_a_redirect_to_nowhere(site: Site, fetcher: PictureFetcher) -> None:
-    site.answers["/a.png"] = gives(b"", 302)
+@pytest.mark.parametrize("headers", [{}, {"Location": "http://["}])
+def test_a_redirect_to_nowhere(
+    site: Site, fetcher: PictureFetcher, headers: dict[str, str]
+) -> None:
+    site.answers["/a.png"] = gives(b"", 302, **headers)
     with pytest.raises(AddressRefused, match="leads nowhere"):
         fetcher.fetch(url(site))
 
