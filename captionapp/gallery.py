@@ -194,13 +194,16 @@ class Gallery:
     def _follow_answers(self) -> None:
         """Mark the pictures of answers that came since the last time; all, if the file is another
         one than before, or other answers are to be shown."""
+        reach = self._memory.reach
         rows = self._memory.feedback.rows()
         with self._records.read() as session:
-            if _reached(session.get(GalleryPosition, 1), rows, self._memory.reach) == len(rows):
+            if _reached(session.get(GalleryPosition, 1), rows, reach) == len(rows):
                 return
         with self._records.write() as session:
+            # Read anew: another process may be further by now, and is not to be set back.
+            rows = self._memory.feedback.rows()
             position = session.get(GalleryPosition, 1)
-            start = _reached(position, rows, self._memory.reach)
+            start = _reached(position, rows, reach)
             changed = update(Holding).values(stale=True)
             if start is None:
                 session.execute(changed)
@@ -214,7 +217,7 @@ class Gallery:
                     number=1,
                     rows=len(rows),
                     last_id=rows[-1].id if rows else "",
-                    memory=self._memory.reach,
+                    memory=reach,
                 )
             )
 

@@ -3,17 +3,20 @@ from __future__ import annotations
 import itertools
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import event
+from sqlalchemy import event, select
+from sqlalchemy.orm import Session
 
 from captionapp.captioning.captioner import Caption, DecodeOptions
 from captionapp.feedback.memory import CorrectionMemory
 from captionapp.feedback.repository import CsvFeedbackRepository, FeedbackRow, Verdict
 from captionapp.gallery import Gallery, Sort, State, Wanted
 from captionapp.records import Held, Records
+from captionapp.tables import GalleryPosition, Holding
 
 OPTIONS = DecodeOptions()
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -208,6 +211,33 @@ def test_answers_that_came_by_another_way_are_seen(wall: Wall, tmp_path: Path) -
     another_process.answer(image_id)
     another_process.records.close()
     assert wall.found(state=State.ACCEPTED) == [1]
+
+
+def test_who_is_slow_does_not_set_back_who_was_faster(
+    wall: Wall, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, _ = (wall.hang(number, "a dog") for number in (1, 2, 3))
+    assert len(wall.found()) == 3
+    wall.answer(first)
+    write = wall.records.write
+
+    @contextmanager
+    def late() -> Iterator[Session]:
+        """Another process is faster by an answer."""
+        monkeypatch.setattr(wall.records, "write", write)
+        another_process = Wall(tmp_path)
+        another_process.answer(second)
+        another_process.gallery.refresh("anna")
+        another_process.records.close()
+        with write() as session:
+            yield session
+
+    monkeypatch.setattr(wall.records, "write", late)
+    wall.gallery._follow_answers()
+    with wall.records.read() as session:
+        position = session.get(GalleryPosition, 1)
+        assert position and position.rows == 2
+        assert list(session.scalars(select(Holding.image_id).where(Holding.stale))) == []
 
 
 def test_days_are_inclusive(wall: Wall) -> None:
