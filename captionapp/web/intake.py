@@ -92,6 +92,6 @@ def card(image_id: str, view: PictureView | None, viewer: str) -> dict[str, Any]
 def _arrived(arrival: Arrival, found: dict[str, PictureView], viewer: str) -> dict[str, Any]:
     place = {"place": arrival.ticket.place}
     if arrival.image_id is None:
-        refused = {"name": arrival.name, "status": "refused", "problem": arrival.problem}
-        return place | refused
+        problem = translated(arrival.problem)
+        return place | {"name": arrival.name, "status": "refused", "problem": problem}
     return place | card(arrival.image_id, found.get(arrival.image_id), viewer)

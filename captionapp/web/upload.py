@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import TYPE_CHECKING
+
 from flask import Blueprint, flash, jsonify, redirect, render_template, session, url_for
 from flask.typing import ResponseReturnValue
 from flask_babel import gettext, ngettext
 from werkzeug.datastructures import FileStorage
 
-from captionapp.errors import InvalidOptions
+from captionapp.errors import AddressRefused, InvalidOptions
 from captionapp.results import IncomingFile, Rejected, Submission
 from captionapp.web import identity
 from captionapp.web.connection import client_gone
@@ -17,6 +20,9 @@ from captionapp.web.examples import EXAMPLES
 from captionapp.web.forms import ButtonForm, UploadForm, first_error
 from captionapp.web.intake import card
 from captionapp.web.language import translated
+
+if TYPE_CHECKING:
+    from captionapp.addresses import PictureFetcher
 
 blueprint = Blueprint("upload", __name__)
 
@@ -100,11 +106,26 @@ def _given(upload_form: UploadForm) -> list[IncomingFile]:
     given = []
     fetcher, address = workflow().fetcher, (upload_form.address.data or "").strip()
     if fetcher is not None and address:
-        given.append(IncomingFile(fetcher.name_of(address), lambda: fetcher.fetch(address)))
+        given.append(_fetched(fetcher, address))
     example = EXAMPLES.get(upload_form.example.data or "")
     if example is not None:
         given.append(IncomingFile(str(example.label), example.read))
     return given + [_incoming(file) for file in upload_form.images.data or []]
+
+
+def _fetched(fetcher: PictureFetcher, address: str) -> IncomingFile:
+    """A picture from the web, fetched here: no place in the queue is kept while that takes its
+    time. Why it is refused is said as of any other file."""
+    name = fetcher.name_of(address)
+    try:
+        data = fetcher.fetch(address)
+    except AddressRefused as error:
+        return IncomingFile(name, partial(_refuse, error))
+    return IncomingFile(name, lambda: data)
+
+
+def _refuse(error: AddressRefused) -> bytes:
+    raise error
 
 
 def _incoming(file: FileStorage) -> IncomingFile:

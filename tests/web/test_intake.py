@@ -83,6 +83,12 @@ def test_the_last_batch_comes_back_in_its_order(client, png):
     assert refused["status"] == "refused" and "not a picture" in refused["problem"]
 
 
+def test_why_a_file_was_refused_is_said_in_the_language_of_who_asks(client):
+    assert send(client, b"words", name="notes.txt").status_code == 422
+    (refused,) = client.get("/captions/status", headers={"Accept-Language": "de"}).json["pictures"]
+    assert "kein Bild" in refused["problem"]
+
+
 def test_a_browser_is_told_of_its_own_pictures_only(app, client, png):
     image_id = send(client, png).json["pictures"][0]["image_id"]
     other = app.test_client()
@@ -205,6 +211,21 @@ def test_a_picture_is_fetched_and_described(fetching, png):
     assert sent.status_code == 303
     assert fetcher.asked == ["https://example.org/ball.png"]
     assert "ball.png" in client.get("/history").text
+
+
+def test_no_place_in_the_queue_is_kept_while_a_picture_is_fetched(fetching, png):
+    workflow = fetching.extensions["captionapp"]
+    taken = []
+
+    class Slow(Fetcher):
+        def fetch(self, address: str) -> bytes:
+            taken.append(workflow.queue._taken)
+            return super().fetch(address)
+
+    workflow.fetcher = Slow(png)
+    data = {"address": "https://example.org/ball.png"}
+    assert fetching.test_client().post("/captions", data=data).status_code == 303
+    assert taken == [0]
 
 
 @pytest.mark.parametrize(
