@@ -51,6 +51,7 @@ const poll = async () => {
       button.hidden = !navigator.clipboard;
     });
     old.replaceWith(fresh);
+    fresh.dispatchEvent(new Event("put", { bubbles: true }));
     if (fresh.dataset.arrived) announce(fresh.dataset.arrived);
     else arrived += 1;
   }

@@ -107,7 +107,7 @@ const send = async (card, its, submitter) => {
   recount(before, submitter.value);
   card.dataset.answered = "yes";
   const its_new = await fresh(card).catch(() => null);
-  if (its_new) {
+  if (its_new && !form(card)?.open) { // opened again since: what is written there stays
     const focused = card.contains(document.activeElement);
     const chosen = card.querySelector("[name=picture]").checked;
     its_new.querySelector("[name=picture]").checked = chosen;

@@ -120,4 +120,5 @@ const enhanceIn = (element) => {
   });
 };
 document.addEventListener("toggle", (event) => { if (event.target.open) enhanceIn(event.target); }, true);
+document.addEventListener("put", (event) => enhanceIn(event.target)); // what app.js has put in place
 enhanceIn(document);

@@ -104,6 +104,7 @@ def test_a_description_on_its_way_arrives_by_itself(make_app, running, visit, ph
     expect(page.locator("blockquote")).to_have_text("a red ball", timeout=15_000)
     if script:
         expect(page.get_by_text("A description has arrived.")).to_be_attached()
+        expect(page.locator("[data-words] .word")).to_have_text(["a", "red", "ball"])
 
 
 def test_script_shows_previews_and_copies(app, running, visit, photograph):

@@ -129,6 +129,25 @@ def test_an_answer_that_is_refused_comes_back_with_its_text(app, open_gallery):
     until(lambda: said(app) == ["ball number 1 and a kite"])
 
 
+def test_what_is_written_in_a_card_stays_when_its_answer_arrives_late(app, open_gallery):
+    page = open_gallery(2)
+    held: list[Any] = []
+    page.route("**/history/cards*", lambda route: held.append(route))
+    page.keyboard.press("c")
+    page.keyboard.press("Control+Enter")
+    expect(field(page)).to_have_value("ball number 2")
+    page.keyboard.press("Alt+ArrowUp")
+    page.keyboard.type(" and a kite")
+    card = page.locator(".card").first
+    expect(card).to_have_attribute("data-answered", "yes")
+    while not held:
+        page.wait_for_timeout(50)
+    with page.expect_response("**/history/cards*"):
+        held[0].continue_()
+    page.evaluate("new Promise((done) => setTimeout(done, 100))")
+    expect(field(page)).to_have_value("ball number 1 and a kite")
+
+
 def test_words_are_struck_and_replaced(app, open_gallery):
     page = open_gallery(2)
     page.keyboard.press("c")
