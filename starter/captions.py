@@ -1,19 +1,19 @@
-"""Stage 3: caption training with cross-entropy, the decoder alone or together with the eyes.
+"""Stages 4 and 5: cross-entropy on the captions, on the teacher's tokens and then on the student's.
 
-    python -m starter.captions --data DIR --teacher RUN/teacher --distilled RUN/distill \
-        --out RUN/captions
+    python -m starter.captions --data DIR --teacher RUN/teacher --out RUN/guide
+    python -m starter.captions --data DIR --teacher RUN/teacher --out RUN/captions \
+        --start RUN/guide/model.pt --vision RUN/distill/vision.safetensors
 
-Each picture is encoded once and its five captions are decoded against it in one packed sequence
-(a block-diagonal mask keeps them apart), which halves the cost of a caption. Every step also goes
-on with the distillation, on the same pictures and on some others: it keeps the vision model from
-fitting the 6,000 pictures. Goes on from ``RUN/captions/checkpoint.pt`` after a kill.
+Without ``--vision`` the decoder learns to describe what the teacher sees, which costs no vision
+model; its figures are the ceiling of a student that sees as much. With it vision model and decoder
+are trained together, and the distillation goes on beside the captions: it keeps the vision model
+from fitting the 6,000 pictures. Captions of a picture are decoded in one packed sequence (a
+block-diagonal mask keeps them apart). Goes on from its checkpoint after a kill.
 """
 
 import argparse
-import logging
 import re
-import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -24,19 +24,13 @@ from torch import nn
 from transformers import BlipForConditionalGeneration
 
 from captionapp.training.dataset import normalise_caption, read_imagefolder
+from captionapp.training.evaluate import score_texts
 from starter import checkpoints
-from starter.distill import Heads, Material, draw_rows, see
-from starter.student import (
-    StudentConfig,
-    Vocabulary,
-    build_student,
-    load_tokenizer,
-    load_vision,
-    parameter_groups,
-)
+from starter.distill import Distance, Seeing, freeze
+from starter.loop import Chance, Schedule, rows_of, train
+from starter.student import DEC, PAD, SEP, StudentConfig, Vocabulary, build_student
 from starter.teacher import TeacherConfig
-
-log = logging.getLogger("starter.captions")
+from starter.views import Material, ViewConfig
 
 SIDES = re.compile(r"\b(left|right)\b")
 
@@ -45,55 +39,44 @@ SIDES = re.compile(r"\b(left|right)\b")
 class CaptionConfig:
     """Hyperparameters."""
 
-    steps: int = 2400
-    pictures: int = 32  # a step, each with all its captions
-    extra_views: int = 0  # views of any source a step, for the distillation only
-    lr: float = 3e-4
-    vision_lr: float = 1.5e-4  # 0 freezes the vision model and leaves the distillation out
-    warmup: int = 100  # steps
-    weight_decay: float = 0.02
-    betas: tuple[float, float] = (0.9, 0.98)
-    clip: float = 1.0
+    schedule: Schedule = field(default_factory=lambda: Schedule(steps=1500, lr=4e-4))
+    pictures: int = 32  # a step
+    references: int = 3  # human captions a picture and step
+    vision_rate: float = 0.5  # the vision model's share of the learning rate
+    frozen: int = 4  # first layers of the vision model that stay as they are
     label_smoothing: float = 0.1
     word_dropout: float = 0.05  # share of input words replaced by [PAD]
-    ema: float = 0.998
-    distill: float = 0.5  # weight of the distillation beside the captions' loss
-    distill_weights: tuple[float, ...] = (0.5, 0.5, 2.0, 1.0, 0.2)
-    shares: tuple[float, ...] = (0.5, 0.3, 0.1, 0.1)  # sources of the extra views
-    whole: float = 0.5  # share of pictures seen whole instead of a 7x7-cell crop
-    held_out: int = 200  # first pictures, never trained on, for the log
+    distill: float = 1.0  # weight of the distillation beside the captions' loss
+    class_weight: float = 8.0
     max_tokens: int = 28  # of a caption in training; longer ones are cut
-    seed: int = 2
-    save_every: int = 100
-    log_every: int = 20
 
 
 @dataclass
 class CaptionData:
-    """Captions as compact token numbers, one list a picture, in the order of the pictures."""
+    """Captions as token numbers, one list a picture, in the order of the first source."""
 
     texts: list[list[str]]  # normalised captions
     tokens: list[list[list[int]]]  # without [DEC] and [SEP]
-    mirrorable: torch.Tensor  # bool (n,): no caption speaks of left or right
+    mirrorable: np.ndarray  # bool (n,): no caption speaks of left or right
     vocabulary: Vocabulary
-    counts: np.ndarray  # occurrences of each compact token, captions' ends included
+    counts: np.ndarray  # occurrences of each token, captions' ends included
 
 
-def load_captions(folder: Path, names: list[str], max_tokens: int) -> CaptionData:
+def load_captions(folder: Path, names: list[str], max_tokens: int, size: int) -> CaptionData:
     """Captions of an imagefolder for pictures given by name."""
     examples = {example.path.name: example for example in read_imagefolder(folder)}
     texts = [[normalise_caption(c) for c in examples[name].captions] for name in names]
-    tokenizer = load_tokenizer()
-    flat = [text for group in texts for text in group]
-    encoded = [ids[:max_tokens] for ids in tokenizer(flat, add_special_tokens=False)["input_ids"]]
-    vocabulary = Vocabulary.of(encoded)
-    compact = iter([vocabulary.compact(ids) for ids in encoded])
-    tokens = [[next(compact) for _ in group] for group in texts]
-    counts = np.bincount(
-        [t for group in tokens for ids in group for t in ids], minlength=len(vocabulary)
-    )
-    counts[vocabulary.sep] = len(flat)
-    mirrorable = torch.tensor([not any(SIDES.search(t) for t in group) for group in texts])
+    vocabulary = Vocabulary([text for group in texts for text in group], size)
+    tokens = [
+        [
+            ids[:max_tokens]
+            for ids in vocabulary.tokenizer(group, add_special_tokens=False).input_ids
+        ]
+        for group in texts
+    ]
+    every = [t for group in tokens for ids in group for t in [*ids, SEP]]
+    counts = np.bincount(every, minlength=len(vocabulary))
+    mirrorable = np.array([not any(SIDES.search(t) for t in group) for group in texts])
     return CaptionData(texts, tokens, mirrorable, vocabulary, counts)
 
 
@@ -108,19 +91,19 @@ class Packed:
     mask: torch.Tensor  # float (n, 1, length, length), 0 where a token may look, else very negative
 
 
-def pack(groups: list[list[list[int]]], vocabulary: Vocabulary) -> Packed:
+def pack(groups: list[list[list[int]]]) -> Packed:
     """Put each picture's captions into one row."""
     length = max(sum(len(ids) + 1 for ids in group) for group in groups)
     shape = (len(groups), length)
-    inputs = torch.full(shape, vocabulary.pad)
+    inputs = torch.full(shape, PAD)
     labels, caption = torch.full(shape, -100), torch.full(shape, -1)
     positions = torch.zeros(shape, dtype=torch.long)
     for row, group in enumerate(groups):
         at = 0
         for index, ids in enumerate(group):
             end = at + len(ids) + 1
-            inputs[row, at:end] = torch.tensor([vocabulary.dec, *ids])
-            labels[row, at:end] = torch.tensor([*ids, vocabulary.sep])
+            inputs[row, at:end] = torch.tensor([DEC, *ids])
+            labels[row, at:end] = torch.tensor([*ids, SEP])
             positions[row, at:end] = torch.arange(len(ids) + 1)
             caption[row, at:end] = index
             at = end
@@ -134,16 +117,16 @@ def decode(
     model: BlipForConditionalGeneration,
     packed: Packed,
     seen: torch.Tensor,
-    word_dropout: float = 0.0,
+    dropped: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits (m, vocabulary) of the m real tokens of a packed batch, row by row, and their labels.
 
-    ``seen`` is the vision model's output (n, cells² + 1, width).
+    ``seen`` is the vision model's output (n, cells² + 1, width), ``dropped`` bool (n, length) says
+    which input words are hidden.
     """
     inputs = packed.inputs
-    if word_dropout:
-        drop = (torch.rand(inputs.shape) < word_dropout) & (packed.positions > 0)
-        inputs = inputs.masked_fill(drop, model.config.text_config.pad_token_id)
+    if dropped is not None:
+        inputs = inputs.masked_fill(dropped & (packed.positions > 0), PAD)
     hidden = model.text_decoder.bert(
         input_ids=inputs,
         attention_mask=packed.mask,
@@ -156,167 +139,150 @@ def decode(
     return model.text_decoder.cls(hidden[real]), packed.labels[real]
 
 
+@torch.no_grad()
+def generate(
+    model: BlipForConditionalGeneration, seen: torch.Tensor, **options: object
+) -> list[list[int]]:
+    """Captions without [DEC] and [SEP] for the vision model's outputs (n, cells² + 1, width).
+
+    A caption that did not come to its end keeps no end token, so check with the length.
+    """
+    outputs = model.text_decoder.generate(
+        input_ids=torch.full((len(seen), 1), DEC),
+        eos_token_id=SEP,
+        pad_token_id=PAD,
+        bos_token_id=DEC,
+        encoder_hidden_states=seen,
+        encoder_attention_mask=torch.ones(seen.shape[:2], dtype=torch.long),
+        **options,
+    )
+    captions = []
+    for row in outputs[:, 1:].tolist():
+        captions.append(row[: row.index(SEP)] if SEP in row else [t for t in row if t != PAD])
+    return captions
+
+
+@torch.no_grad()
+def fold(model: BlipForConditionalGeneration, head: nn.Linear) -> None:
+    """Have a decoder that reads the teacher's tokens read the vision model's instead.
+
+    Keys and values of the cross-attention are linear in what they read; the map between the two
+    (`starter.distill.Seeing`) becomes a part of them.
+    """
+    for layer in model.text_decoder.bert.encoder.layer:
+        for reader in (layer.crossattention.self.key, layer.crossattention.self.value):
+            reader.bias.add_(reader.weight @ head.bias)
+            reader.weight.copy_(reader.weight @ head.weight)
+
+
 class Captioning:
-    """Model, heads, data and the loss of one step."""
+    """Model, pictures, captions, and the loss of a step."""
 
     def __init__(
         self,
         config: CaptionConfig,
         model: BlipForConditionalGeneration,
-        heads: Heads,
         material: Material,
         captions: CaptionData,
+        sees: bool,
     ) -> None:
-        self.config, self.model, self.heads = config, model, heads
-        self.material, self.captions = material, captions
-        self.weights = torch.tensor(config.distill_weights)
-        whole_views = np.all(material.views.box == np.array([0, 0, 1, 1]), axis=1)
-        first = np.nonzero((material.views.source == 0) & whole_views)[0]
-        self.view_of = {int(material.views.picture[row]): int(row) for row in first}
+        self.config, self.model = config, model
+        self.material, self.captions, self.sees = material, captions, sees
+        self.seeing = Seeing(model.vision_model)  # for the distillation beside the captions
+        self.distance = Distance(material.basis.weight, config.class_weight)
+        # Captions there are of the first source only.
+        rows = material.training_rows
+        self.rows = rows[rows < len(captions.tokens)]
 
-    def loss(
-        self, pictures: np.ndarray, rng: torch.Generator, draw_rng: np.random.Generator
+    def look(
+        self, model: BlipForConditionalGeneration, rows: np.ndarray, chance: Chance | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Loss of a training step and the figures to log: cross-entropy and the distillation's."""
-        config, material = self.config, self.material
-        rows = np.array([self.view_of[int(p)] for p in pictures])
-        batch = material.draw(rows, rng, config.whole, self.captions.mirrorable[pictures])
-        packed = pack([self.captions.tokens[p] for p in pictures], self.captions.vocabulary)
-        with torch.autocast("cpu", torch.bfloat16):
-            if config.vision_lr:
-                if config.extra_views:
-                    extra = draw_rows(
-                        material, config.shares, config.extra_views, config.held_out, draw_rng
-                    )
-                    more = material.draw(extra, rng, config.whole)
-                    batch = tuple(torch.cat(pair) for pair in zip(batch, more, strict=True))
-                hidden, last = see(self.model.vision_model, batch[0])
-                distill = self.heads.losses(hidden, last, batch[1], batch[2])
-            else:
-                with torch.no_grad():
-                    _, last = see(self.model.vision_model, batch[0])
-                distill = torch.zeros(len(self.weights))
-            logits, labels = decode(self.model, packed, last[: len(pictures)], config.word_dropout)
-        loss = F.cross_entropy(logits.float(), labels, label_smoothing=config.label_smoothing)
-        figures = torch.cat([loss.detach()[None], distill.detach()])
-        return loss + config.distill * (distill * self.weights).sum(), figures
+        """What the decoder is given, and what the teacher sees; whole pictures without chance."""
+        if chance is None:
+            boxes, mirrored = np.tile([0.0, 0.0, 1.0], (len(rows), 1)), np.zeros(len(rows), bool)
+        else:
+            boxes, mirrored = self.material.draw_boxes(len(rows), chance)
+            mirrored &= self.captions.mirrorable[rows]
+        wanted = self.material.targets(rows, boxes, mirrored)
+        if not self.sees:
+            return wanted, wanted
+        pixels = self.material.pixels(rows, boxes, mirrored, chance)
+        return model.vision_model(pixels).last_hidden_state, wanted
+
+    def loss(self, step: int, chance: Chance) -> tuple[torch.Tensor, dict[str, float]]:
+        """Loss of a training step."""
+        config = self.config
+        rows = rows_of(step, self.rows, config.pictures, config.schedule.seed)
+        seen, wanted = self.look(self.model, rows, chance)
+        packed = pack([self.some_captions(row, chance) for row in rows])
+        dropped = torch.rand(packed.inputs.shape, generator=chance.torch) < config.word_dropout
+        logits, labels = decode(self.model, packed, seen, dropped)
+        words = F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
+        if not self.sees:
+            return words, {"words": words.item()}
+        apart = self.distance(self.seeing.head(seen), wanted)
+        return words + config.distill * apart, {"words": words.item(), "distance": apart.item()}
+
+    def some_captions(self, row: int, chance: Chance) -> list[list[int]]:
+        """Some of a picture's captions as tokens."""
+        tokens = self.captions.tokens[row]
+        wanted = min(self.config.references, len(tokens))
+        return [tokens[i] for i in chance.numpy.permutation(len(tokens))[:wanted]]
 
     @torch.no_grad()
-    def held_out(self, model: BlipForConditionalGeneration) -> float:
-        """Cross-entropy a token, without smoothing, on the held-out pictures."""
-        pictures = np.arange(self.config.held_out)
-        rng = torch.Generator().manual_seed(0)
-        total, tokens = 0.0, 0
-        for part in np.array_split(pictures, max(1, len(pictures) // 50)):
-            rows = np.array([self.view_of[int(p)] for p in part])
-            no_flip = torch.zeros(len(part), dtype=torch.bool)
-            pixels, _, _ = self.material.draw(rows, rng, 1.0, no_flip)
-            packed = pack([self.captions.tokens[p] for p in part], self.captions.vocabulary)
-            with torch.autocast("cpu", torch.bfloat16):
-                _, last = see(model.vision_model, pixels)
-                logits, labels = decode(model, packed, last)
-            total += float(F.cross_entropy(logits.float(), labels, reduction="sum"))
+    def judge(self, model: nn.Module) -> dict[str, float]:
+        """Cross-entropy a token and figures of greedy captions on the held-out pictures."""
+        rows, total, tokens, texts = self.material.held_out_rows, 0.0, 0, []
+        for part in np.array_split(rows, max(1, len(rows) // 50)):
+            seen, _ = self.look(model, part, None)
+            packed = pack([self.captions.tokens[p] for p in part])
+            logits, labels = decode(model, packed, seen)
+            total += float(F.cross_entropy(logits, labels, reduction="sum"))
             tokens += len(labels)
-        return total / tokens
+            said = generate(model, seen, max_new_tokens=24, do_sample=False, num_beams=1)
+            texts += self.captions.vocabulary.tokenizer.batch_decode(said)
+        figures, _ = score_texts(texts, [self.captions.texts[row] for row in rows])
+        return {
+            "entropy": total / tokens,
+            "bleu_1": figures.bleu_1,
+            "bleu_4": figures.bleu_4,
+            "cider": figures.cider,
+            "distinct": figures.distinct,
+        }
 
 
 def make(
-    config: CaptionConfig,
-    student: StudentConfig,
-    material: Material,
-    data: Path,
-    distilled: Path | None,
+    config: CaptionConfig, folder: Path, material: Material, student: StudentConfig, sees: bool
 ) -> Captioning:
-    """A model to start from: MiniLM's layers, and the vision model and heads of a folder."""
-    captions = load_captions(data, material.sources[0].names, config.max_tokens)
+    """A model with MiniLM's layers, the pictures and the captions of an imagefolder."""
+    names = material.sources[0].names
+    captions = load_captions(folder, names, config.max_tokens, student.vocabulary)
     model = build_student(student, captions.vocabulary, captions.counts)
-    heads = Heads(student.vision_width)
-    if distilled is not None:
-        load_vision(model.vision_model, distilled / "vision.safetensors")
-        if (distilled / "heads.safetensors").exists():
-            heads.load_state_dict(load_file(distilled / "heads.safetensors"))
-    return Captioning(config, model, heads, material, captions)
+    return Captioning(config, model, material, captions, sees)
 
 
-def train(config: CaptionConfig, captioning: Captioning, out: Path) -> None:
-    """Train up to ``config.steps``; ``out/model.pt`` is the average of weights at the end."""
-    model = captioning.model
-    model.vision_model.requires_grad_(config.vision_lr > 0)
-    both = nn.ModuleDict({"model": model, "heads": captioning.heads})
-    average = checkpoints.Average(both, config.ema)
-    groups = parameter_groups(model, config.lr, config.vision_lr, config.weight_decay)
-    if config.vision_lr:
-        groups += parameter_groups(captioning.heads, config.lr, config.lr, 0.0)
-    optimizer = torch.optim.AdamW(groups, betas=config.betas, fused=True)
-    draw_rng, crop_rng = np.random.default_rng(config.seed), torch.Generator()
-    crop_rng.manual_seed(config.seed)
-    order, first, checkpoint = np.array([], np.int64), 0, out / "checkpoint.pt"
-    if checkpoint.exists():
-        state = checkpoints.load(checkpoint)
-        both.load_state_dict(state["both"])
-        average.model.load_state_dict(state["average"])
-        optimizer.load_state_dict(state["optimizer"])
-        draw_rng.bit_generator.state = state["draw_rng"]
-        crop_rng.set_state(state["crop_rng"])
-        order, first = state["order"], state["step"]
-    both.train()
-    begin, recent = time.time(), torch.zeros(1 + len(config.distill_weights))
-    for step in range(first, config.steps):
-        checkpoints.set_rate(optimizer, checkpoints.cosine(step, config.warmup, config.steps, 0.02))
-        if len(order) < config.pictures:
-            order = np.arange(config.held_out, len(captioning.captions.tokens))
-            draw_rng.shuffle(order)
-        pictures, order = order[: config.pictures], order[config.pictures :]
-        loss, figures = captioning.loss(pictures, crop_rng, draw_rng)
-        loss.backward()
-        nn.utils.clip_grad_norm_(both.parameters(), config.clip)
-        optimizer.step()
-        optimizer.zero_grad()
-        average.update(both, step)
-        recent += figures / config.log_every
-        if (step + 1) % config.log_every == 0:
-            log.info(
-                "step %d losses %s, %.0f pictures/s",
-                step + 1,
-                " ".join(f"{v:.3f}" for v in recent),
-                (step + 1 - first) * config.pictures / (time.time() - begin),
-            )
-            recent.zero_()
-        if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
-            if config.held_out:
-                log.info(
-                    "step %d held-out cross-entropy %.3f",
-                    step + 1,
-                    captioning.held_out(average.model["model"]),
-                )
-            checkpoints.save(
-                checkpoint,
-                {
-                    "both": both.state_dict(),
-                    "average": average.model.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "step": step + 1,
-                    "order": order,
-                    "draw_rng": draw_rng.bit_generator.state,
-                    "crop_rng": crop_rng.get_state(),
-                    "config": asdict(config),
-                    "vocabulary": captioning.captions.vocabulary.ids,
-                },
-            )
-            save_model(out / "model.pt", average.model, captioning.captions)
-
-
-def save_model(path: Path, both: nn.ModuleDict, captions: CaptionData) -> None:
-    """What later stages start from: model, heads, and the vocabulary with its counts."""
-    checkpoints.save(
-        path,
-        {
-            "model": both["model"].state_dict(),
-            "heads": both["heads"].state_dict(),
-            "vocabulary": captions.vocabulary.ids,
-            "counts": captions.counts,
-        },
+def run(captioning: Captioning, out: Path, start: Path | None, vision: Path | None) -> None:
+    """Train from what the stages before gave, and write ``out/model.pt``."""
+    config, model = captioning.config, captioning.model
+    if start:
+        model.load_state_dict(checkpoints.load(start)["model"])
+    if vision:
+        captioning.seeing.load_state_dict(load_file(vision))
+        if start:
+            fold(model, captioning.seeing.head)
+    model.vision_model.requires_grad_(captioning.sees)
+    if captioning.sees:
+        freeze(model.vision_model, config.frozen)
+    average = train(
+        model, config.schedule, captioning.loss, out, captioning.judge, config.vision_rate
     )
+    save_model(out / "model.pt", captioning, average)
+
+
+def save_model(path: Path, captioning: Captioning, model: nn.Module) -> None:
+    """What later stages start from: the weights, and the captions that made the vocabulary."""
+    flat = [text for group in captioning.captions.texts for text in group]
+    checkpoints.save(path, {"model": model.state_dict(), "captions": flat})
 
 
 def main() -> None:
@@ -324,29 +290,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train the captioner with cross-entropy.")
     parser.add_argument("--data", type=Path, required=True, help="folder of the training material")
     parser.add_argument("--teacher", type=Path, required=True, help="output of starter.teacher")
-    parser.add_argument("--distilled", type=Path, required=True, help="output of starter.distill")
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints")
-    parser.add_argument("--start", type=Path, help="model.pt to take the decoder of")
-    parser.add_argument("--frozen", action="store_true", help="train the decoder only")
-    parser.add_argument("--steps", type=int, default=CaptionConfig.steps)
+    parser.add_argument("--start", type=Path, help="model.pt to go on from")
+    parser.add_argument("--vision", type=Path, help="vision.safetensors; default: the teacher sees")
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--lr", type=float)
     args = parser.parse_args()
     checkpoints.log_to(args.out / "log.txt")
     checkpoints.use_free_cores()
-    config = CaptionConfig(steps=args.steps)
-    if args.frozen:
-        config.vision_lr = 0.0
-    checkpoints.seed_everything(config.seed)
+    config = CaptionConfig()
+    config.schedule.steps = args.steps or config.schedule.steps
+    config.schedule.lr = args.lr or config.schedule.lr
+    checkpoints.seed_everything(config.schedule.seed)
     student, teacher = StudentConfig(), TeacherConfig()
-    material = Material(args.data, args.teacher, teacher, student)
+    material = Material(args.data, args.teacher, teacher, ViewConfig(), student.cells)
     folder = args.data / teacher.sources[0][1]
-    captioning = make(config, student, material, folder, args.distilled)
-    if args.start:
-        state = checkpoints.load(args.start)["model"]
-        own = captioning.model.vision_model.state_dict()
-        captioning.model.load_state_dict(
-            state | {f"vision_model.{key}": value for key, value in own.items()}
-        )
-    train(config, captioning, args.out)
+    captioning = make(config, folder, material, student, sees=args.vision is not None)
+    run(captioning, args.out, args.start, args.vision)
 
 
 if __name__ == "__main__":

@@ -17,10 +17,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-VIEW_SIZE = (
-    256  # pixels a side of a view; the teacher sees all of it, the student a 224-pixel part or all
-)
-# CLIP's mean and standard deviation, which BLIP's processor uses, in units of 0..1
+# CLIP's mean and standard deviation, in units of 0..1
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -81,7 +78,7 @@ def load_pictures(source: Path, side: int, cache: Path, limit: int | None = None
         return Pictures(torch.from_numpy(stored["pixels"]), [str(n) for n in stored["names"]])
 
 
-def cut_view(picture: torch.Tensor, box: np.ndarray, size: int = VIEW_SIZE) -> torch.Tensor:
+def cut_view(picture: torch.Tensor, box: np.ndarray, size: int) -> torch.Tensor:
     """The part of a uint8 (3, s, s) picture in ``box``, as float 0..255 (3, size, size).
 
     ``box`` is left, top, right, bottom in units of the side, so (0, 0, 1, 1) is the whole picture.
@@ -94,22 +91,6 @@ def cut_view(picture: torch.Tensor, box: np.ndarray, size: int = VIEW_SIZE) -> t
         part, (size, size), mode="bilinear", align_corners=False, antialias=antialias
     )
     return resized[0]
-
-
-def random_boxes(
-    count: int, rng: np.random.Generator, smallest: float = 0.55, largest: float = 0.9
-) -> np.ndarray:
-    """``count`` random square boxes, float32 (count, 4), sides uniform between the two shares."""
-    side = rng.uniform(smallest, largest, count)
-    left, top = rng.uniform(0, 1 - side), rng.uniform(0, 1 - side)
-    return np.stack([left, top, left + side, top + side], axis=1).astype(np.float32)
-
-
-def normalise(pixels: torch.Tensor) -> torch.Tensor:
-    """0..255 to what BLIP's processor gives; (n, 3, h, w)."""
-    mean = torch.tensor(CLIP_MEAN).view(1, 3, 1, 1)
-    std = torch.tensor(CLIP_STD).view(1, 3, 1, 1)
-    return (pixels / 255 - mean) / std
 
 
 def jitter(pixels: torch.Tensor, rng: torch.Generator, strength: float = 0.25) -> torch.Tensor:

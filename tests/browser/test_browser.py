@@ -195,7 +195,7 @@ def test_waiting_and_failed_pictures_have_no_violation(
         for path in (page.url, "/history"):
             page.goto(path)
             assert Axe().run(page).violations_count == 0
-            expect(page.locator(".working")).to_be_visible()
+            expect(page.locator("p.working")).to_be_visible()
     finally:
         waiting.go.set()
     expect(page.locator(".notice.problem")).to_be_visible()

