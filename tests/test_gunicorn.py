@@ -263,13 +263,15 @@ def test_a_reload_fails_no_request(start: Any) -> None:
 
     with ThreadPoolExecutor() as pool:
         streams = [pool.submit(stream, first * 10_000) for first in range(3)]
-        until(lambda: len(answered) > 10)
-        before = server.workers_that_answered()
-        server.process.send_signal(signal.SIGHUP)
-        until(lambda: server.workers_that_answered() > before, 60)
-        seen = len(answered)
-        until(lambda: len(answered) > seen + 10, 60)
-        finished.set()
+        try:
+            until(lambda: len(answered) > 10, 60)
+            before = server.workers_that_answered()
+            server.process.send_signal(signal.SIGHUP)
+            until(lambda: server.workers_that_answered() > before, 60)
+            seen = len(answered)
+            until(lambda: len(answered) > seen + 10, 60)
+        finally:
+            finished.set()  # or the streams would go on, and the pool wait for them
         for one in streams:
             one.result()  # raises what failed
     assert set(answered) == {200}
