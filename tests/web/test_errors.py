@@ -51,9 +51,9 @@ def test_every_form_carries_its_token(make_app, png):
     )
     assert sent.status_code == 303
     page = client.get(sent.location).text
-    assert page.count("<form") == page.count('name="csrf_token"') == 3
+    assert page.count('method="post"') == page.count('name="csrf_token"') > 2
     history = client.get("/history").text
-    assert history.count("<form") == history.count('name="csrf_token"') == 1
+    assert history.count('method="post"') == history.count('name="csrf_token"') > 0
     gone = client.post(sent.location + "/delete", data={"csrf_token": token(page)})
     assert gone.status_code == 303
 
