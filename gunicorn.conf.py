@@ -15,7 +15,6 @@ from gunicorn import glogging
 from captionapp import logs
 from captionapp import settings as application_settings
 from captionapp.errors import InvalidSetting
-from captionapp.web.events import end_streams_with
 
 try:
     settings = application_settings.load()[0]
@@ -118,6 +117,9 @@ def post_fork(server, worker):
 
 
 def post_worker_init(worker):
+    # Imported here: the pages import prometheus_client, which looks once where numbers are kept.
+    from captionapp.web.events import end_streams_with
+
     # After the fork, and beside the first requests: /healthz answers at once.
     workflow(worker).service.start_loading()
     end_streams_with(worker.wsgi, lambda: not worker.alive)
