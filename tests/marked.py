@@ -66,6 +66,9 @@ def fits(text: str, version: str) -> bool:
 
 def on_page(page: str) -> tuple[str, str] | None:
     """Caption and version as the page of a picture shows them; None while it has none."""
-    words = re.search(r'<(?:p|blockquote) class="words[^"]*">([^<]*)<', page)
-    version = re.search(r"model version <code>([^<]*)</code>", page)
-    return (html.unescape(words[1]), version[1]) if words and version else None
+    words = re.search(r'<(p|blockquote) class="words[^"]*"[^>]*>(.*?)</\1>', page, re.DOTALL)
+    version = re.search(r"model version\s*<code[^>]*>([^<]*)</code>", page)
+    if not words or not version:
+        return None
+    text = re.sub(r"<[^>]*>", "", words[2])  # each word is a link to where the model looked
+    return " ".join(html.unescape(text).split()), version[1]
