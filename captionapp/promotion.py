@@ -223,7 +223,7 @@ class Promotion:
             kept = {self._current_name(), *([last.version, last.previous] if last else [])}
             kept |= needed_versions(TrainingRuns(self.settings.instance / "training"))
             own = [one for one in self.versions.list() if self._is_own(one)]
-            kept.update(one.name for one in own[len(own) - keep :] if keep)
+            kept.update(one.name for one in own[-keep:] if keep)  # all of them if they are fewer
             removed = [one for one in own if one.name not in kept]
             for version in removed:
                 # Renamed first: a version is there with all its files or not at all.

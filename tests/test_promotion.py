@@ -376,6 +376,17 @@ def test_prune_keeps_the_newest_the_current_and_its_predecessor(scene: Scene) ->
     assert scene.versions.current().name == "v2"
 
 
+@pytest.mark.parametrize("keep", [3, 4, 5, 6, 100])
+def test_prune_removes_nothing_where_there_are_no_more_than_it_keeps(
+    scene: Scene, keep: int
+) -> None:
+    for number in range(1, 4):
+        created = f"2026-01-0{number}T00:00:00Z"
+        add_version(scene.versions, f"v{number}", origin="pulled", created_at=created)
+    assert scene.promotion().prune(keep) == []
+    assert len(scene.versions.list()) == 4
+
+
 def test_prune_keeps_what_a_training_began_with(scene: Scene) -> None:
     from captionapp.errors import TrainingStopped
     from captionapp.training.config import FinetuneConfig
