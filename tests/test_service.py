@@ -232,14 +232,15 @@ def test_a_version_that_is_not_served_can_be_loaded_beside() -> None:
     loaded.close()
 
 
+@pytest.mark.parametrize("error", [ModelUnavailable("it cannot be read"), RuntimeError("a bug")])
 def test_a_pointer_that_cannot_be_read_leaves_the_old_one_serving(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
 ) -> None:
     loaded = service(fake)
     loaded.captioner()
 
     def fail() -> ModelVersion:
-        raise ModelUnavailable("current.json cannot be read")
+        raise error
 
     monkeypatch.setattr(loaded.versions, "current", fail)
     assert not loaded.follow()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -13,6 +14,7 @@ import pytest
 from flask import Flask
 from PIL import Image, ImageDraw
 
+from captionapp import atomic
 from captionapp.captioning.captioner import Caption, DecodeOptions
 from captionapp.errors import (
     InvalidDataset,
@@ -233,6 +235,24 @@ def test_a_plan_is_kept_with_the_run(
 
 
 EXAMPLES = ("corrections", "watched", "rehearsal")
+
+
+def test_a_plan_that_finds_no_room_is_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: Any, **options: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    runs = TrainingRuns(tmp_path / "training")
+    with (
+        pytest.raises(TrainingFailed, match="could not be stored .No space left"),
+        runs.begin() as run,
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(atomic, "write", full)
+            Plan("v1", CONFIG, [], [], [], {}).save(run)
+    state = runs.latest()
+    assert state and state.status == "failed" and "No space left" in state.message
 
 
 @pytest.fixture

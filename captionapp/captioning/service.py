@@ -173,7 +173,7 @@ class ModelService:
         self._tidy_up()
         try:
             version = self.versions.current()
-        except ModelUnavailable as error:
+        except Exception as error:  # whatever it is: a follower that ends is missed by nobody
             self._put_off("", error)
             return False
         if version.name == self._unfit and time.monotonic() < self._follow_at:

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import click
 from flask.cli import AppGroup, ScriptInfo
+from sqlalchemy.exc import OperationalError
 
 from captionapp.errors import CaptionAppError
 
+logger = logging.getLogger("captionapp")
+
 
 class Commands(AppGroup):
-    """Commands whose errors of the domain end in their sentence and exit status 1."""
+    """Commands whose errors, of the domain or of the disk, end in a sentence and exit status 1."""
 
     def invoke(self, ctx: click.Context) -> Any:
         app = ctx.ensure_object(ScriptInfo).load_app()
-        logger = logging.getLogger("captionapp")
         level = logger.level
         if app.extensions["captionapp"].settings.log_level != "debug":
             # Whoever typed the command reads the sentence it ends in; the log would say it again.
@@ -27,8 +31,21 @@ class Commands(AppGroup):
             return super().invoke(ctx)
         except CaptionAppError as error:
             raise click.ClickException(str(error)) from error
+        except (OSError, sqlite3.OperationalError, OperationalError) as error:
+            if isinstance(error, OSError) and error.errno == errno.EPIPE:
+                raise  # whoever read the output has gone; click knows what to do
+            logger.debug("the command failed", exc_info=True)
+            raise click.ClickException(_what_failed(error)) from error
         finally:
             logger.setLevel(level)
+
+
+def _what_failed(error: OSError | sqlite3.OperationalError | OperationalError) -> str:
+    """A full or broken disk, a folder that must not be written: in a sentence, with the place."""
+    if isinstance(error, OSError):
+        place = f"{error.filename}: " if error.filename else ""
+        return f"{place}{error.strerror or error}".rstrip(".") + "."
+    return f"The database cannot be used: {getattr(error, 'orig', error)}."
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:

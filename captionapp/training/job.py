@@ -54,7 +54,11 @@ class Plan:
     details: dict[str, Any]
 
     def save(self, run: Run) -> None:
-        """Keep it. Raises OSError if it cannot be written."""
+        """Keep it.
+
+        Raises:
+            TrainingFailed: if it cannot be written.
+        """
         content = asdict(self) | {
             "config": self.config.as_dict(),
             **{
@@ -62,7 +66,12 @@ class Plan:
                 for name in _EXAMPLES
             },
         }
-        atomic.write(run.folder / PLAN, json.dumps(content, ensure_ascii=False).encode())
+        try:
+            atomic.write(run.folder / PLAN, json.dumps(content, ensure_ascii=False).encode())
+        except OSError as error:
+            raise TrainingFailed(
+                f"What is to be trained could not be stored ({error.strerror or error})."
+            ) from error
 
     @staticmethod
     def is_there(run: Run) -> bool:
@@ -191,8 +200,7 @@ def carry_out(
 
     Raises:
         ModelUnavailable: if the starting version is gone or cannot be loaded.
-        TrainingStopped, TrainingFailed: as ``finetune`` does.
-        OSError: if the plan cannot be written.
+        TrainingStopped, TrainingFailed: as ``finetune`` does, or if something cannot be stored.
     """
     name = f"trained-{run.id}"
     try:
