@@ -162,8 +162,10 @@ def test_a_missing_retained_picture_is_left_out(scene: Scene) -> None:
     for number in range(24, 48):  # whichever of them judge
         if number % 2:
             (scene.retained / f"{number}.png").unlink()
-    after = promotion.evaluate("v1").retained
-    assert after is not None and 0 < after.pictures < before.pictures
+    report = promotion.evaluate("v1")
+    assert report.retained is not None and 0 < report.retained.pictures < before.pictures
+    assert len(report.skipped) == before.pictures - report.retained.pictures
+    assert all(not (scene.retained / name).exists() for name in report.skipped)
 
 
 def test_too_few_retained_pictures_show_nothing(scene: Scene) -> None:

@@ -71,6 +71,12 @@ def test_faults_are_named(folder: Path, text: str, reason: str) -> None:
         read_imagefolder(folder)
 
 
+def test_a_missing_picture_may_be_left_to_who_opens_it(folder: Path) -> None:
+    write(folder, "file_name,caption\na.jpg,x\nc.jpg,y\n")
+    examples = read_imagefolder(folder, must_exist=False)
+    assert [example.path for example in examples] == [folder / "a.jpg", folder / "c.jpg"]
+
+
 def test_a_folder_without_metadata_is_no_imagefolder(tmp_path: Path) -> None:
     with pytest.raises(InvalidDataset, match="has no metadata.csv"):
         read_imagefolder(tmp_path)

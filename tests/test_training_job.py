@@ -208,7 +208,7 @@ def test_a_missing_picture_of_the_folder_is_told(
     (retained / "7.png").unlink()
     said: list[str] = []
     plan = make_plan(workflow, CONFIG, retained, said.append)
-    assert plan.rehearsal and len(said) == 1 and "no picture 7.png" in said[0]
+    assert plan.rehearsal and len(said) == 1 and "7.png" in said[0]
 
 
 def test_a_folder_that_is_no_imagefolder_is_refused(

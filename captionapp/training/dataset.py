@@ -11,7 +11,7 @@ import csv
 import hashlib
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -44,13 +44,11 @@ class Example:
     captions: tuple[str, ...]
 
 
-def read_imagefolder(
-    folder: Path, on_missing: Callable[[str], None] | None = None
-) -> list[Example]:
+def read_imagefolder(folder: Path, *, must_exist: bool = True) -> list[Example]:
     """All examples of an imagefolder, in the order of ``metadata.csv``.
 
-    Empty caption cells are left out. The pictures are checked for existence, not decoded. One that
-    is missing is an error, or told to ``on_missing`` in a sentence and left out.
+    Empty caption cells are left out. The pictures are checked for existence, not decoded; without
+    ``must_exist`` not even that, for who says of each picture that cannot be opened that it cannot.
 
     Raises:
         InvalidDataset: if the folder, a column, a picture or every caption of a picture is missing,
@@ -62,11 +60,10 @@ def read_imagefolder(
         with metadata.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
             columns = _caption_columns(metadata, reader.fieldnames)
-            read = [
-                _example(folder, f"{metadata}, row {number}", row, columns, on_missing)
+            examples = [
+                _example(folder, f"{metadata}, row {number}", row, columns, must_exist)
                 for number, row in enumerate(reader, start=2)
             ]
-            examples = [example for example in read if example]
     except FileNotFoundError as error:
         raise InvalidDataset(f"{folder} has no {METADATA}.") from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -95,19 +92,16 @@ def _example(
     where: str,
     row: dict[str, str | None],
     columns: list[str],
-    on_missing: Callable[[str], None] | None,
-) -> Example | None:
+    must_exist: bool,
+) -> Example:
     """One row of the metadata; ``where`` begins the message of an error."""
     name = row["file_name"] or ""
     captions = tuple(text.strip() for column in columns if (text := row[column]) and text.strip())
     if not name or Path(name).is_absolute() or ".." in Path(name).parts:
         raise InvalidDataset(f"{where}: {name!r} is not the name of a file in the folder.")
     path = folder / name
-    if not path.is_file():
-        if on_missing is None:
-            raise InvalidDataset(f"{where}: there is no picture {name}.")
-        on_missing(f"{where}: there is no picture {name}; it is left out.")
-        return None
+    if must_exist and not path.is_file():
+        raise InvalidDataset(f"{where}: there is no picture {name}.")
     if not captions:
         raise InvalidDataset(f"{where}: {name} has no caption.")
     return Example(path, captions)

@@ -154,7 +154,7 @@ def make_plan(
     described: dict[str, Any] | None = None
     if retain is not None:
         folder = retain.resolve()
-        examples = read_imagefolder(folder, on_missing=on_skip)
+        examples = read_imagefolder(folder, must_exist=False)
         rehearsed, judging = split_retained(examples, config.retain_held_out)
         sides = workflow.sides()
         if len(rehearsed) > config.rehearsed_at_most:

@@ -109,8 +109,9 @@ class Prover:
         ]
         if not pictures:
             raise TooFewRows(
-                "There are no held-out answers to judge a version by; "
-                f"{self.settings.min_held_out} corrections are needed."
+                f"There are no held-out answers to judge a version by: {self.settings.min_held_out}"
+                " held-out corrections are needed, and about "
+                f"{self.settings.held_out_share:.0%} of the answered pictures are held out."
             )
         return self._readable("held-out answers", pictures, dataset.fingerprint)
 
@@ -121,7 +122,7 @@ class Prover:
         Raises:
             InvalidDataset: if it is none, or has no picture that can be read.
         """
-        chosen = read_imagefolder(folder, logger.warning) if examples is None else examples
+        chosen = read_imagefolder(folder, must_exist=False) if examples is None else examples
         pictures = [
             Picture(
                 image_id=example.path.name,
