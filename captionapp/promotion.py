@@ -80,7 +80,7 @@ class Promotion:
         ask the gate, and keep the report with the version.
 
         ``retained`` is an imagefolder; without it, it is the one that the version's training was
-        told to retain. Only pictures that no training has seen judge.
+        told to retain, else the setting's. Only pictures that no training has seen judge.
 
         Raises:
             UnknownVersion, ModelUnavailable: if a version is not there or does not load.
@@ -98,6 +98,7 @@ class Promotion:
             on_progress,
         )
         report = compare.with_refusals(report, refusals(report, self.settings))
+        self._reports_folder().mkdir(parents=True, exist_ok=True)
         compare.save_report(report, self._report_file(candidate))
         return report
 
@@ -108,6 +109,7 @@ class Promotion:
         pictures = self.prover.folder(folder)
         report = self.prover.report(candidate, current, pictures, on_progress=on_progress)
         file = f"{candidate.name}--{folder.resolve().name}-{pictures.fingerprint[:8]}.json"
+        self._reports_folder().mkdir(parents=True, exist_ok=True)
         compare.save_report(report, self._reports_folder() / file)
         return report
 
@@ -254,10 +256,17 @@ class Promotion:
     def _retained(self, version: ModelVersion, folder: Path | None) -> PictureSet | None:
         described = version.details.get("retain") or {}
         own = Path(described["folder"]) if described.get("folder") else None
-        path = folder or own
+        set_for_all = Path(self.settings.retain) if self.settings.retain else None
+        path = folder or own or set_for_all
         if path is None:
             return None
-        examples = read_imagefolder(path, on_missing=logger.warning)
+        try:
+            examples = read_imagefolder(path, must_exist=False)
+        except InvalidDataset as error:
+            raise InvalidDataset(
+                f"{error} It was to show what {version.name} has forgotten; "
+                "name another folder with --retained DIR."
+            ) from error
         if own is not None and path.resolve() == own.resolve():
             share = float(described.get("held_out_share", HELD_OUT_SHARE))
             _, examples = split_retained(examples, share)
@@ -343,7 +352,8 @@ def _forgetful(report: Report, settings: Settings) -> Sequence[str]:
     if report.retained is None:
         return (
             "nothing says whether it has forgotten what it could: no retained pictures are known; "
-            "name a folder with --retained DIR",
+            "name a folder with --retained DIR or CAPTIONAPP_RETAIN, or go over this with "
+            "--force REASON",
         )
     if report.retained.pictures < settings.min_retained:
         return (

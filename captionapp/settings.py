@@ -188,7 +188,10 @@ class Settings(BaseModel):
     ] = 0
     retain: Annotated[
         str,
-        Field(description="Imagefolder that trainings started from the page must not unlearn."),
+        Field(
+            description="Imagefolder that trainings started from the page must not unlearn; "
+            "versions that retained nothing are judged by it, too."
+        ),
     ] = ""
 
     admin_password: Annotated[

@@ -118,12 +118,28 @@ def test_a_small_loss_on_what_is_retained_is_allowed(scene: Scene) -> None:
 def test_with_nothing_to_retain_it_asks_for_a_folder_or_force(scene: Scene) -> None:
     scene.captioners["v1"] = Reader("v1", SAID.__getitem__)
     add_version(scene.versions, "v1", details={"retain": None})
-    assert "no retained pictures are known" in refused(scene, "v1")
+    said = refused(scene, "v1")
+    assert "no retained pictures are known" in said
+    assert "--retained DIR" in said and "--force REASON" in said
     promotion = scene.promotion()
     promotion.promote("v1", retained=imagefolder(scene.folder / "named", range(24, 34)))
     report = promotion.report("v1")
     assert report is not None and report.retained is not None
     assert report.retained.pictures == 10
+
+
+def test_a_version_that_retained_nothing_is_judged_by_the_folder_of_the_setting(
+    scene: Scene,
+) -> None:
+    scene.captioners["v1"] = Reader("v1", SAID.__getitem__)
+    add_version(scene.versions, "v1", details={"retain": None})
+    folder = imagefolder(scene.folder / "named", range(24, 34))
+    report = scene.promotion(retain=str(folder)).evaluate("v1")
+    assert report.retained is not None
+    assert (report.retained.source, report.retained.pictures) == (str(folder), 10)
+    scene.trained("v2")  # has a folder of its own
+    report = scene.promotion(retain=str(folder)).evaluate("v2")
+    assert report.retained is not None and report.retained.source == str(scene.retained)
 
 
 def test_only_the_part_that_was_not_rehearsed_judges(scene: Scene) -> None:
@@ -207,7 +223,19 @@ def test_near_duplicates_are_no_evidence_of_their_own(scene: Scene) -> None:
 def test_a_retained_folder_that_is_gone_is_said(scene: Scene) -> None:
     scene.trained("v1")
     shutil.rmtree(scene.retained)
-    assert "nothing is proven" in refused(scene, "v1")
+    said = refused(scene, "v1")
+    assert "nothing is proven" in said and "name another folder with --retained DIR" in said
+
+
+def test_a_version_that_is_pruned_while_it_is_judged_does_not_come_back(scene: Scene) -> None:
+    folder = scene.trained("v1").folder
+
+    def pruned(version: str, done: int, total: int) -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+
+    with pytest.raises(FileNotFoundError):
+        scene.promotion().evaluate("v1", on_progress=pruned)
+    assert not folder.exists()
 
 
 def test_a_version_that_says_one_thing_is_refused(scene: Scene) -> None:

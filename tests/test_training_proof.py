@@ -55,8 +55,8 @@ def test_a_version_that_says_what_people_say_is_better(make: Any, tmp_path: Path
     first = report.results[0]
     assert (first.current, first.candidate, first.references) == ("a dog", SAID[0], (SAID[0],))
     assert report.data_fingerprint == "f" * 64 and report.options["num_beams"] == 3
-    compare.save_report(report, tmp_path / "kept" / "evaluation.json")
-    assert compare.read_report(tmp_path / "kept" / "evaluation.json") == report
+    compare.save_report(report, tmp_path / "evaluation.json")
+    assert compare.read_report(tmp_path / "evaluation.json") == report
 
 
 def test_fewer_corrections_than_asked_for_cannot_tell(make: Any, tmp_path: Path) -> None:

@@ -154,14 +154,14 @@ def with_refusals(report: Report, refusals: tuple[str, ...]) -> Report:
 
 
 def save_report(report: Report, path: Path) -> None:
-    """Write the report as JSON, whole or not at all.
+    """Write the report as JSON, whole or not at all, into a folder that is there: that of a version
+    which was pruned meanwhile is not to come back.
 
     Raises:
         OSError: if it could not be written.
     """
     from pydantic import TypeAdapter
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     atomic.write(path, TypeAdapter(Report).dump_json(report, indent=1))
 
 
