@@ -17,6 +17,7 @@ from captionapp.errors import ModelUnavailable, PromotionRefused, TaskBusy
 from captionapp.feedback.insights import share
 from captionapp.training.compare import Outcome, Report
 from captionapp.training.evaluate import MEASURES, Measure
+from captionapp.training.job import unfinished
 from captionapp.version_tasks import Task, TaskState, VersionTasks
 from captionapp.votes import Votes
 from captionapp.web import training
@@ -56,14 +57,15 @@ class Row:
 def table() -> str:
     require_operator()
     rows, problem = version_rows()
-    state = training.runs().latest()
+    runs = training.runs()
+    state = runs.latest()
     return render_template(
         "models.html",
         rows=list(reversed(rows)),
         problem=problem,
         run=state,
         shown=training.described(state) if state else None,
-        resumable=state is not None and state.status in training.RESUMABLE,
+        resumable=next(iter(unfinished(runs)), None),
         answers=_latest_answers(),
         settings=workflow().settings,
         changes=_changes()[: -CHANGES_SHOWN - 1 : -1],

@@ -31,8 +31,6 @@ STATUS_WORDS: Mapping[str, LazyString] = {
     "stopped": lazy_gettext("The last training was stopped"),
     "interrupted": lazy_gettext("The last training broke off"),
 }
-#: Those can go on from where they were.
-RESUMABLE = frozenset({"failed", "stopped", "interrupted"})
 
 
 def runs() -> TrainingRuns:
@@ -41,7 +39,7 @@ def runs() -> TrainingRuns:
 
 @blueprint.post("")
 def start() -> ResponseReturnValue:
-    """A new one; with the field ``resume``, the one that did not finish."""
+    """A new one; with the field ``resume``, that run, which did not finish."""
     require_operator()
     if not ButtonForm().validate_on_submit():
         return redirect(url_for("models.table"), 303)

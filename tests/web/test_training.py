@@ -113,11 +113,23 @@ def test_a_run_that_is_none_cannot_be_stopped(app, client, run):
 
 @pytest.mark.parametrize("status", ["failed", "stopped", "interrupted"])
 def test_what_ended_early_says_why_and_can_go_on(app, client, started, status):
-    trace(app, status, "The disk <is> full.")
+    folder = trace(app, status, "The disk <is> full.")
+    (folder / "plan.json").write_text("{}")
     page = client.get("/models", auth=PASSWORD).text
     assert "The disk &lt;is&gt; full." in page and "Go on with the last one" in page
     client.post("/models/training", data={"resume": RUN}, auth=PASSWORD)
     assert started == [([], RUN)]
+
+
+def test_what_ended_before_it_had_a_plan_cannot_go_on(app, client):
+    """As one with too few corrections does."""
+    trace(app, "failed", "There are 3 corrected pictures.")
+    page = client.get("/models", auth=PASSWORD).text
+    assert "3 corrected pictures" in page and "Go on with" not in page
+    before = trace(app, "stopped", run="20261031-100000-ab12")  # that can
+    (before / "plan.json").write_text("{}")
+    page = client.get("/models", auth=PASSWORD).text
+    assert f'name="resume" value="{before.name}"' in page
 
 
 def test_a_training_that_is_done_leads_to_its_version(app, client):
