@@ -66,7 +66,8 @@ def start(instance: Path, *words: str) -> subprocess.Popen:
     return subprocess.Popen(
         command,
         cwd=ROOT,
-        env=os.environ | {"CAPTIONAPP_INSTANCE": str(instance)},
+        env={k: v for k, v in os.environ.items() if not k.startswith("CAPTIONAPP_")}
+        | {"CAPTIONAPP_INSTANCE": str(instance)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,  # its own checks are killed with it

@@ -6,9 +6,10 @@ half-written version is ever listed.
 The corrections are of pictures that are drawn here. It is killed until so many kills have hit it
 while it trained or saved a checkpoint, and as many while it stored the finished version: between
 the first file of that and the rename that makes it a version. A first training that is let be tells
-how long that takes. After each kill, the current version
-must load and caption, every listed version must load, and, in the end, a resumed training must
-bring a version. ``--model`` is a BLIP checkpoint; the shipped one by default.
+how long that takes. A kill counts if the process was still alive; how many of them left half a
+checkpoint is said apart. After each kill the current version must load and caption, and every
+listed version must load; in the end a resumed training must bring a version. ``--model`` is a BLIP
+checkpoint; the shipped one by default.
 """
 
 from __future__ import annotations
@@ -59,10 +60,8 @@ class Kills:
 
     def __init__(self, work: Path, model: Path) -> None:
         self.work, self.instance = work, work / "instance"
-        self.environment = os.environ | {
-            "CAPTIONAPP_INSTANCE": str(self.instance),
-            "CAPTIONAPP_MODEL": "",
-        }
+        self.environment = {k: v for k, v in os.environ.items() if not k.startswith("CAPTIONAPP_")}
+        self.environment["CAPTIONAPP_INSTANCE"] = str(self.instance)
         self.versions = ModelVersions(self.instance / "models", model)
         if model != ROOT / "fine-tuned-model":
             self.environment["CAPTIONAPP_MODEL"] = str(model)
@@ -103,8 +102,13 @@ class Kills:
         """Whether a version is half stored."""
         return any(self.runs.folder.glob("*/version/*"))
 
-    def kill(self, options: list[str], moment: Callable[[subprocess.Popen[bytes]], None]) -> str:
-        """Start a training, or go on with the one there is, kill it at a moment, and look."""
+    def half_a_checkpoint(self, since: float) -> bool:
+        """Whether a checkpoint was begun since then and not finished."""
+        return any(changed(file) > since for file in self.runs.folder.glob("*/checkpoint.pt.tmp"))
+
+    def kill(self, options: list[str], moment: Callable[[subprocess.Popen[bytes]], None]) -> bool:
+        """Start a training, or go on with the one there is, kill it at a moment, and look; whether
+        it was still there to be killed."""
         latest = self.runs.latest()
         go_on = latest is not None and latest.status != "done"
         arguments = ["--resume"] if go_on else options
@@ -117,11 +121,10 @@ class Kills:
                 stderr=log,
             )
             moment(process)
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-        state = self.runs.latest()
+            process.send_signal(signal.SIGKILL)  # of one that has ended, nothing happens
+            killed = process.wait() == -signal.SIGKILL
         self._look()
-        return state.status if state else "not begun"
+        return killed
 
     def finish(self) -> None:
         """What is left is brought to its end."""
@@ -214,11 +217,15 @@ def main() -> int:
             "storing": (while_storing(kills, chance, seconds), short, kills.stores),
         }
         for kind, (moment, options, hit) in kinds.items():
-            count = counts[kind] = {"kills": 0, "hits": 0}
+            count = counts[kind] = {"kills": 0, "hits": 0, "in a checkpoint": 0}
             while count["hits"] < args.kills and count["kills"] < TRIES * args.kills:
-                status = kills.kill(options, moment)
+                began = time.time()
+                killed = kills.kill(options, moment)
                 count["kills"] += 1
-                count["hits"] += hit()
+                count["hits"] += killed and hit()
+                count["in a checkpoint"] += killed and kills.half_a_checkpoint(began)
+                state = kills.runs.latest()
+                status = state.status if state else "not begun"
                 print(kind, count, status, f"{len(kills.versions.list())} versions", flush=True)
             if count["hits"] < args.kills:
                 kills.problems.append(f"only {count['hits']} kills hit it while {kind}")

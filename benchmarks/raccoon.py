@@ -230,7 +230,9 @@ def main() -> int:
                 parser.error(f"give --data, or --{name}")
             setattr(args, name, args.data / place)
     with tempfile.TemporaryDirectory() as temporary:
-        rows = tell(args, args.work or Path(temporary))
+        work = (args.work or Path(temporary)).resolve()  # commands run in another folder
+        work.mkdir(parents=True, exist_ok=True)
+        rows = tell(args, work)
     if args.json:
         args.json.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
     kept = rows[1].kept_its_promise
