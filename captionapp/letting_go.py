@@ -72,9 +72,7 @@ class LettingGo:
                     .returning(Holding.image_id)
                 )
                 count += len(gone.all())
-        if not self._undo:
-            self.purge()
-        elif count:
+        if count:
             self._wake()
         return count
 

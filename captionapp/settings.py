@@ -83,10 +83,7 @@ class Settings(BaseModel):
         Field(ge=0, description="Days until an uploaded picture is let go; 0: never."),
     ] = 0
     undo_minutes: Annotated[
-        int,
-        Field(
-            ge=0, le=1440, description="Minutes in which a deletion can be undone; 0: not at all."
-        ),
+        int, Field(ge=1, le=1440, description="Minutes in which a deletion can be undone.")
     ] = 10
     rate_limit: Annotated[
         str,

@@ -99,14 +99,6 @@ def test_an_answer_to_what_was_let_go_is_not_kept(workflow: Workflow) -> None:
         workflow.give_feedback(image_id, "anna", caption.id, "accepted", "", [])
 
 
-def test_without_undo_it_is_gone_at_once(make_app: Callable[..., Any]) -> None:
-    workflow: Workflow = make_app(CAPTIONAPP_UNDO_MINUTES=0).extensions["captionapp"]
-    image_id = send(workflow)
-    workflow.letting_go.release([image_id], "anna")
-    assert image_id not in workflow.store
-    assert workflow.letting_go.releases("anna") == []
-
-
 def test_it_goes_by_itself_also_after_a_restart(
     make_app: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

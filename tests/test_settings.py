@@ -39,6 +39,7 @@ def test_an_argument_of_create_app_goes_over_the_environment(
     [
         ("MAX_FILES", "many"),
         ("MAX_FILES", "0"),
+        ("UNDO_MINUTES", "0"),
         ("NUM_BEAMS", "99"),
         ("LENGTH_PENALTY", "nan"),
         ("RATE_LIMIT", "often"),

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -68,17 +67,6 @@ def test_delete_takes_it_out_of_the_history(client, workflow, png):
     for part in ("", "/file", "/thumbnail"):
         assert client.get(path + part).status_code == 404
     assert client.post(path + "/delete").status_code == 404
-
-
-def test_delete_without_undo_takes_the_bytes_along(make_app, png):
-    app = make_app(CAPTIONAPP_UNDO_MINUTES=0)
-    client = app.test_client()
-    path = send(client, png)
-    file = app.extensions["captionapp"].serve_file(path.rsplit("/", 1)[-1], None)
-    assert client.post(path + "/delete").status_code == 303
-    page = client.get("/history").text
-    assert "sent no pictures yet" in page and "brought back" not in page
-    assert not Path(file).exists()
 
 
 def test_delete_and_again_do_not_answer_to_get(client, png):
