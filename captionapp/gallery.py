@@ -22,12 +22,16 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from captionapp.feedback.memory import CorrectionMemory
 from captionapp.feedback.rows import FeedbackRow, Verdict
+from captionapp.neutral import neutral
 from captionapp.records import CaptionRecord, Records, chosen_first
 from captionapp.tables import NOT_DESCRIBED, GalleryPosition, Holding
 
 PER_PAGE = 24
 #: Holdings that are brought up to date in one transaction: others want to write as well.
 AT_ONCE = 200
+#: Another one whenever ``_columns`` says something else of the same picture, so that what an older
+#: release has kept is brought up to date.
+_KEPT = "2"
 _DIGITS = re.compile(r"\d+")
 _CURSOR = re.compile(r"([0-9a-f]{32})~(.*)", re.DOTALL)
 
@@ -59,8 +63,9 @@ _COLUMNS: dict[Sort, InstrumentedAttribute[Any]] = {
 class Wanted:
     """What pictures are asked for; a field that is empty asks for nothing.
 
-    Each word of ``text`` is looked for, in any case, in the picture's name, its description and
-    what people said of it. ``first`` and ``last`` are days in UTC, both included.
+    Each word of ``text`` is looked for, in any case, in the picture's name, its description (as the
+    model wrote it, and without guesses at gender) and what people said of it. ``first`` and
+    ``last`` are days in UTC, both included.
     """
 
     text: str = ""
@@ -194,7 +199,7 @@ class Gallery:
     def _follow_answers(self) -> None:
         """Mark the pictures of answers that came since the last time; all, if the file is another
         one than before, or other answers are to be shown."""
-        reach = self._memory.reach
+        reach = f"{self._memory.reach} {_KEPT}"
         rows = self._memory.feedback.rows()
         with self._records.read() as session:
             if _reached(session.get(GalleryPosition, 1), rows, reach) == len(rows):
@@ -254,7 +259,7 @@ class Gallery:
         answer = self._memory.feedback.latest(image_id, contributor)
         remembered = self._memory.remembered(image_id, contributor)
         said = [row.feedback for row in (answer, remembered) if row is not None]
-        texts = [name, caption.text if caption else "", *said]
+        texts = [name, *(_readings(caption) if caption else ()), *said]
         return {
             "state": _state(answer, caption).value,
             "probability": caption.probability if caption else NOT_DESCRIBED,
@@ -269,6 +274,11 @@ def _state(answer: FeedbackRow | None, caption: CaptionRecord | None) -> State:
     if answer and caption and answer.confirms(caption.text, caption.model_version):
         return State.ACCEPTED
     return State.UNANSWERED
+
+
+def _readings(caption: CaptionRecord) -> tuple[str, ...]:
+    """The text as the model wrote it, and as it is shown without guesses at gender."""
+    return caption.text, neutral(caption.text, caption.given)
 
 
 def _name_key(name: str) -> str:

@@ -66,6 +66,11 @@ class CaptionRecord:
         """The fields of ``DecodeOptions``; of the later ones only what was asked for."""
         return dict(json.loads(self.options_key))
 
+    @property
+    def given(self) -> int:
+        """How many words a person gave it to begin with."""
+        return len(str(self.options.get("prompt", "")).split())
+
 
 @dataclass(frozen=True)
 class Held:

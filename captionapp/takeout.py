@@ -16,6 +16,7 @@ from captionapp.feedback.interchange import METADATA, OUR_COLUMNS
 from captionapp.feedback.rows import COLUMNS, FeedbackRow, Verdict, cells
 from captionapp.feedback.text import neutralise
 from captionapp.feedback.transfer import safe_stem
+from captionapp.neutral import neutral
 
 if TYPE_CHECKING:
     from captionapp.results import PictureView
@@ -38,7 +39,7 @@ TABLE = (
 
 @dataclass(frozen=True)
 class Said:
-    """What a picture shows, in words: ``text`` is the description that its page shows, ``row`` the
+    """What a picture shows, in words: ``text`` is the description, to the letter, ``row`` the
     answer behind it, if a person gave one."""
 
     text: str
@@ -57,9 +58,20 @@ def said(view: PictureView) -> Said:
     return Said(caption.text if caption else "", None)
 
 
-def imagefolder(workflow: Workflow, image_ids: Sequence[str], contributor: str) -> Iterator[bytes]:
+def shown(view: PictureView, is_neutral: bool) -> str:
+    """The description as this browser reads it: a machine's perhaps without guesses at gender."""
+    what = said(view)
+    if is_neutral and view.caption and not _is_corrected(what):
+        return neutral(view.caption.text, view.caption.given)
+    return what.text
+
+
+def imagefolder(
+    workflow: Workflow, image_ids: Sequence[str], contributor: str, is_neutral: bool
+) -> Iterator[bytes]:
     """A ZIP of the pictures and their ``metadata.csv``, as ``flask feedback export`` writes it: to
-    the letter, for programs. Where no person has answered, ``verdict`` is empty."""
+    the letter, for programs, whatever ``is_neutral`` says. Where no person has answered,
+    ``verdict`` is empty."""
     table: list[list[str]] = [["file_name", "caption", *OUR_COLUMNS]]
 
     def note(name: str, view: PictureView) -> dict[str, bytes]:
@@ -69,26 +81,30 @@ def imagefolder(workflow: Workflow, image_ids: Sequence[str], contributor: str) 
     yield from _zip(workflow, image_ids, contributor, note, lambda: {METADATA: _csv(table)})
 
 
-def sidecars(workflow: Workflow, image_ids: Sequence[str], contributor: str) -> Iterator[bytes]:
+def sidecars(
+    workflow: Workflow, image_ids: Sequence[str], contributor: str, is_neutral: bool
+) -> Iterator[bytes]:
     """A ZIP of the pictures, each with its description in a text file of the same name."""
 
     def note(name: str, view: PictureView) -> dict[str, bytes]:
-        text = said(view).text
+        text = shown(view, is_neutral)
         return {name.removesuffix(".webp") + ".txt": f"{text}\n".encode()} if text else {}
 
     yield from _zip(workflow, image_ids, contributor, note, dict)
 
 
-def spreadsheet(workflow: Workflow, image_ids: Sequence[str], contributor: str) -> Iterator[bytes]:
+def spreadsheet(
+    workflow: Workflow, image_ids: Sequence[str], contributor: str, is_neutral: bool
+) -> Iterator[bytes]:
     """A CSV in which no cell can run as a formula, and that Excel reads as UTF-8."""
     yield b"\xef\xbb\xbf" + _csv([TABLE])
     for views in _views(workflow, image_ids, contributor):
-        yield _csv([[neutralise(cell) for cell in _line(view)] for view in views])
+        yield _csv([[neutralise(cell) for cell in _line(view, is_neutral)] for view in views])
 
 
 @dataclass(frozen=True)
 class Form:
-    make: Callable[[Workflow, Sequence[str], str], Iterator[bytes]]
+    make: Callable[[Workflow, Sequence[str], str, bool], Iterator[bytes]]
     file_name: str
     media_type: str
 
@@ -184,14 +200,17 @@ def _ours(view: PictureView) -> list[str]:
     return [values.get(name, "") for name in OUR_COLUMNS]
 
 
-def _line(view: PictureView) -> list[str]:
+def _is_corrected(what: Said) -> bool:
+    return what.row is not None and what.row.verdict is Verdict.CORRECTED
+
+
+def _line(view: PictureView, is_neutral: bool) -> list[str]:
     what, caption = said(view), view.caption
-    corrected = what.row is not None and what.row.verdict is Verdict.CORRECTED
     return [
         view.name,
         view.created_at.isoformat(timespec="seconds").replace("+00:00", "Z"),
-        what.text,
-        "person" if corrected else "machine" if what.text else "",
+        shown(view, is_neutral),
+        "person" if _is_corrected(what) else "machine" if what.text else "",
         caption.text if caption else "",
         caption.model_version if caption else "",
         what.row.verdict.value if what.row else "",

@@ -300,8 +300,7 @@ class Workflow:
                 Sentence("The form says %(what)s; load the page again.", what=str(error))
             ) from error
         said = caption.text if chosen is Verdict.ACCEPTED else clean_correction(correction)
-        given_words = len(caption.options.get("prompt", "").split())
-        shown = neutral(caption.text, given_words) if shown_neutral else caption.text
+        shown = neutral(caption.text, caption.given) if shown_neutral else caption.text
         if said == caption.text != shown:
             chosen = Verdict.ACCEPTED
         elif chosen is Verdict.CORRECTED and said == shown:

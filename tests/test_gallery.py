@@ -8,7 +8,7 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import event, select
+from sqlalchemy import event, select, update
 from sqlalchemy.orm import Session
 
 from captionapp.captioning.captioner import Caption, DecodeOptions
@@ -158,6 +158,24 @@ def test_words_are_looked_for_in_names_descriptions_and_answers(wall: Wall) -> N
     wall.answer(other, "ein Ball aus Gummi")
     assert wall.found(text="gummi") == [3]
     assert wall.found(text="ball") == [3]
+
+
+def test_what_is_shown_without_guesses_at_gender_is_found_and_what_the_model_wrote(
+    wall: Wall,
+) -> None:
+    wall.hang(1, "a man and a woman walk")
+    for text in ("woman", "two people", "man walk"):
+        assert wall.found(text=text) == [1]
+    assert wall.found(text="child") == []
+
+
+def test_what_an_older_release_kept_is_brought_up_to_date(wall: Wall) -> None:
+    wall.hang(1, "a man")
+    assert wall.found(text="person") == [1]
+    with wall.records.write() as session:
+        session.execute(update(Holding).values(searched="a man"))
+        session.execute(update(GalleryPosition).values(memory="everyone"))
+    assert wall.found(text="person") == [1]
 
 
 def test_what_others_said_is_found_where_it_is_shown(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from captionapp.results import Page, PictureView
 from captionapp.web import identity, wanted
 from captionapp.web.current import workflow
 from captionapp.web.forms import ButtonForm, FeedbackForm, first_error
+from captionapp.web.presenting import is_neutral
 from captionapp.web.wanted import STATES
 
 blueprint = Blueprint("history", __name__)
@@ -163,6 +164,7 @@ def _download(image_ids: list[str], viewer: str, form: str) -> Response:
     found = takeout.FORMS.get(form)
     if found is None:
         raise NotFound("There is no such form.")
-    response = Response(found.make(workflow(), image_ids, viewer), mimetype=found.media_type)
+    made = found.make(workflow(), image_ids, viewer, is_neutral())
+    response = Response(made, mimetype=found.media_type)
     response.headers["Content-Disposition"] = f'attachment; filename="{found.file_name}"'
     return response

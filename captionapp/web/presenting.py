@@ -82,8 +82,7 @@ def shown_words(caption: CaptionRecord) -> tuple[ShownWord, ...]:
     if it was made before they were kept."""
     known = caption.words or tuple(Word(word, None) for word in caption.text.split())
     written = [word.text for word in known]
-    given = len(str(caption.options.get("prompt", "")).split())
-    shown = neutral_words(written, given if is_neutral() else len(written))
+    shown = neutral_words(written, caption.given if is_neutral() else len(written))
     return tuple(
         ShownWord(word.text, word.place, p, unsure(p))
         for word in shown

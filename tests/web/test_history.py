@@ -305,6 +305,23 @@ def test_a_table_for_spreadsheets_runs_nothing(app, anna, workflow):
     assert [row["written_by"] for row in rows] == ["person", "machine"]
 
 
+def test_without_guesses_at_gender_what_is_shown_is_found_and_taken_away(client, captioner, png):
+    captioner.replies = ["a man and his dog"]
+    address = send(client, png)
+    client.post(f"{address}/neutral", data={"neutral": "1"})
+    for text in ("person their", "man his"):
+        assert "a person and their dog" in client.get("/history", query_string={"text": text}).text
+    archive = zipfile.ZipFile(io.BytesIO(download(client, "sidecars", everything="1").data))
+    (name,) = (name for name in archive.namelist() if name.endswith(".txt"))
+    assert archive.read(name) == b"a person and their dog\n"
+    table = download(client, "spreadsheet", everything="1").data.decode("utf-8-sig")
+    (line,) = csv.DictReader(io.StringIO(table, newline=""))
+    model = "a man and his dog"
+    assert (line["description"], line["model_caption"]) == ("a person and their dog", model)
+    (row,) = metadata(download(client, "imagefolder", everything="1"))
+    assert row["caption"] == model  # to the letter: imported, it is the model's text
+
+
 def test_keys_without_script(client):
     page = client.get("/history/keys")
     assert page.status_code == 200 and "<kbd>?</kbd>" in page.text
