@@ -1,6 +1,8 @@
 // The gallery by keyboard: answers are sent in the background while the next picture is at hand.
 // Without this, the same forms lead from picture to picture, and every page works.
 
+import { complain as complainIn, wish } from "./answering.js";
+
 const wall = document.querySelector("[data-wall]");
 const dialog = document.getElementById("keys");
 const announce = (text) => { document.getElementById("announcement").textContent = text; };
@@ -55,15 +57,7 @@ const leaveFor = async (address) => {
 
 // Answering
 
-const complain = (card, text) => {
-  card.querySelector(".told > .notice")?.remove();
-  if (!text) return;
-  const notice = document.createElement("p");
-  notice.className = "notice problem";
-  notice.setAttribute("role", "alert");
-  notice.textContent = text;
-  card.querySelector(".told").insertBefore(notice, form(card));
-};
+const complain = (card, text) => complainIn(card.querySelector(".told"), form(card), text);
 
 const fresh = async (card) => {
   const answer = await fetch(card.dataset.card);
@@ -169,15 +163,10 @@ if (wall) {
 
   wall.addEventListener("keydown", (event) => {
     const card = cardOf(event.target);
-    if (!card || event.isComposing || !form(card)?.contains(event.target)) return;
-    const command = event.ctrlKey || event.metaKey;
-    const inField = event.target.matches("textarea");
-    if (event.key === "Enter" && command) accept(card);
-    else if (event.key === "Enter" && inField && !event.shiftKey && !event.altKey) keep(card);
-    else if (event.key === "ArrowDown" && event.altKey) skip(card);
-    else if (event.key === "ArrowUp" && event.altKey) back(card);
-    else if (event.key === "Escape") close(card);
-    else return;
+    if (!card || !form(card)?.contains(event.target)) return;
+    const asked = { keep, accept, skip, back, close }[wish(event)];
+    if (!asked) return;
+    asked(card);
     event.preventDefault();
   });
   wall.addEventListener("click", (event) => {

@@ -18,6 +18,7 @@ from captionapp.web.language import translated
 from captionapp.web.operator import require_operator
 from captionapp.web.paging import asked_number
 from captionapp.web.pictures import send_picture
+from captionapp.web.presenting import as_shown, is_neutral
 
 blueprint = Blueprint("asking", __name__, url_prefix="/feedback")
 
@@ -48,6 +49,7 @@ def answer() -> ResponseReturnValue:
             form.correction.data or "",
             form.reasons.data or [],
             by_operator=True,
+            shown_neutral=is_neutral(),
         )
     except InvalidFeedback as error:
         return _form_again(form, translated(error), 422)
@@ -122,7 +124,7 @@ def _page(
             continue
         if form is None:
             form = NextForm(formdata=None)
-            form.correction.data = caption.text
+            form.correction.data = as_shown(caption)
         return render_template(
             "next.html",
             caption=caption,

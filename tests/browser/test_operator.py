@@ -238,6 +238,32 @@ def test_answering_where_it_helps(app, running, visit, pictures, script):
     ]
 
 
+def test_answering_without_the_mouse(app, running, visit, pictures):
+    page = visit(running(app), http_credentials=OPERATOR).page
+    page.goto("/feedback/next")
+    field = page.get_by_label("Or write a better description")
+
+    def ready(said: str) -> None:
+        expect(page.locator("blockquote")).to_have_text(said)
+        expect(field).to_be_focused()
+        expect(page.locator(".hints")).to_be_visible()  # the script is there
+
+    ready("a ball, 20%")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("alert")).to_contain_text("Nothing was changed")
+    page.keyboard.type(" and a kite")
+    page.keyboard.press("Enter")
+    ready("a ball, 40%")
+    page.keyboard.press("Alt+ArrowDown")
+    ready("a ball, 60%")
+    page.keyboard.press("Alt+ArrowUp")
+    ready("a ball, 40%")
+    page.keyboard.press("Control+Enter")
+    ready("a ball, 60%")
+    rows = app.extensions["captionapp"].feedback.rows()
+    assert [row.feedback for row in rows] == ["a ball, 20% and a kite", "a ball, 40%"]
+
+
 @SCRIPT
 def test_a_rollback_takes_two_clicks(app, running, visit, versions, script):
     page = visit(running(app), java_script_enabled=script, http_credentials=OPERATOR).page

@@ -54,6 +54,32 @@ def test_the_least_sure_comes_first_and_an_answer_leads_to_the_next(app, client,
     assert "has an answer" in client.get("/feedback/next", auth=PASSWORD).text
 
 
+def test_the_field_has_the_focus_and_what_was_left_out_can_be_gone_back_to(app, client, workflow):
+    picture(app, workflow, "red", 0.4)
+    picture(app, workflow, "blue", 0.1)
+    page = client.get("/feedback/next", auth=PASSWORD).text
+    assert len(re.findall(r"<textarea[^>]* autofocus>", page)) == 1
+    assert "go-back" not in page
+    page = client.get("/feedback/next?skip=1", auth=PASSWORD).text
+    assert 'class="go-back" href="/feedback/next"' in page
+
+
+def test_without_guesses_at_gender(make_app):
+    app = make_app(CAPTIONAPP_ADMIN_PASSWORD=PASSWORD[1], CAPTIONAPP_NEUTRAL=True)
+    client, workflow = app.test_client(), app.extensions["captionapp"]
+    image_id = picture(app, workflow, "red", 0.9)
+    caption = Caption("a man on a bike", 0.1, "fake-1", DecodeOptions(), 0.1)
+    workflow.records.add_caption(image_id, caption)
+    page = client.get("/feedback/next", auth=PASSWORD).text
+    assert page.count("a person on a bike") == 3 and "a man on a bike" not in page
+    given = fields(page) | {"verdict": "corrected", "correction": "a person on a bike"}
+    assert client.post("/feedback/next", data=given, auth=PASSWORD).status_code == 422
+    given["verdict"] = "accepted"
+    assert client.post("/feedback/next", data=given, auth=PASSWORD).status_code == 303
+    (row,) = workflow.feedback.rows()
+    assert row.caption == row.feedback == "a man on a bike"
+
+
 def test_leaving_one_out(app, client, workflow):
     picture(app, workflow, "red", 0.4)
     picture(app, workflow, "blue", 0.1)
