@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 from PIL import Image
 
 from captionapp.captioning.captioner import Caption, DecodeOptions
 from captionapp.captioning.versions import ModelVersion, ModelVersions
-from captionapp.errors import CaptionFailed, ModelUnavailable
+from captionapp.errors import CaptionFailed, ModelUnavailable, PromotionRefused
 from captionapp.feedback.rows import Verdict
 from captionapp.promotion import Promotion
 from captionapp.settings import Settings
@@ -161,3 +162,12 @@ class Scene:
         if not folder.exists():
             imagefolder(folder, range(24, 48))
         return folder
+
+
+def refused(scene: Scene, name: str, **settings: Any) -> str:
+    """The sentence that a promotion is refused with; nothing has moved."""
+    with pytest.raises(PromotionRefused) as caught:
+        scene.promotion(**settings).promote(name)
+    assert scene.versions.current() == scene.shipped
+    assert scene.versions.pointer.history() == []
+    return str(caught.value)

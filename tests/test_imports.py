@@ -24,6 +24,8 @@ DOMAIN = (
     "takeout",
     "comparison",
     "votes",
+    "gate",
+    "promotion",
     "version_tasks",
     "captioning.captioner",
     "captioning.batching",
