@@ -96,20 +96,6 @@ def test_a_name_that_cannot_be_one_is_refused_in_one_sentence(versions: ModelVer
         versions.pull("no/such/model at all")
 
 
-def test_without_a_network_pulling_fails_with_one_sentence(
-    versions: ModelVersions, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def unreachable(*_: object, **__: object) -> None:
-        raise ConnectionError("[Errno -2] Name or service not known")
-
-    monkeypatch.setattr("huggingface_hub.HfApi.list_repo_files", unreachable)
-    with pytest.raises(PullFailed) as caught:
-        versions.pull("Salesforce/blip-image-captioning-base")
-    assert str(caught.value).startswith("Salesforce/blip-image-captioning-base could not be")
-    assert len(str(caught.value).splitlines()) == 1
-    assert list(versions.models_folder.iterdir()) == []
-
-
 def test_the_setting_goes_over_the_pointer(
     versions: ModelVersions, checkpoint: Path, shipped: Path
 ) -> None:
