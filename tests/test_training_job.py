@@ -151,6 +151,31 @@ def test_too_few_corrections_are_refused_with_how_many_are_missing(
         make_plan(workflow, CONFIG, None, refuse)
 
 
+def test_what_is_watched_is_not_near_to_what_is_learnt(
+    workflow: Workflow, answers: Answers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of each picture there is a second one with another corner: the training would look at the
+    one to see whether it has learnt the other."""
+
+    drawn = pattern
+
+    def twice(number: int) -> Image.Image:
+        image = drawn((number + 1) // 2)
+        image.putpixel((0, 0), (number, 0, 0))
+        return image
+
+    monkeypatch.setattr("tests.test_training_job.pattern", twice)
+    for _ in range(60):
+        answers.answered("a cat")
+    plan = make_plan(workflow, CONFIG, None, refuse)
+    sides = workflow.sides()
+    learnt, watched = names(plan.corrections), names(plan.watched)
+    group = sides.groups_of([*learnt, *watched])
+    assert len(set(group.values())) == len(group) / 2  # they were taken for near-duplicates
+    assert learnt and len(watched) >= CONFIG.min_held_out
+    assert not {group[one] for one in learnt} & {group[one] for one in watched}
+
+
 def test_a_few_corrections_are_all_trained_on(workflow: Workflow, answers: Answers) -> None:
     for _ in range(6):
         answers.answered("a cat")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import takewhile
@@ -22,10 +23,15 @@ from captionapp.errors import (
 from captionapp.feedback.repository import Verdict
 from captionapp.training.card import write_card
 from captionapp.training.config import FinetuneConfig, Progress
-from captionapp.training.dataset import Example, FeedbackDataset, read_imagefolder
+from captionapp.training.dataset import (
+    Example,
+    FeedbackDataset,
+    FeedbackExample,
+    read_imagefolder,
+)
 from captionapp.training.retained import keep_on_side, split_retained
 from captionapp.training.runs import Run, TrainingRuns
-from captionapp.training.split import Side
+from captionapp.training.split import Side, Sides
 
 if TYPE_CHECKING:
     from captionapp.captioning.versions import ModelVersion, ModelVersions
@@ -134,6 +140,41 @@ def make_plan(
     dataset = workflow.feedback_dataset()
     for skipped in dataset.skipped:
         on_skip(f"The picture {skipped.image_id} is left out: {skipped.reason}")
+    chance = random.Random(config.seed)
+    learnt, watched = _apart(_corrections(dataset, config, chance), config, workflow.sides())
+    retained, described = _retained(retain, config, workflow.sides(), chance, on_skip)
+    kinds = {
+        "accepted": [one.example for one in dataset.train if one.verdict is Verdict.ACCEPTED],
+        "unanswered": _unanswered(workflow, start.name, dataset),
+        "retained": retained,
+    }
+    for name, examples in kinds.items():
+        if len(examples) > config.rehearsed_at_most:
+            kinds[name] = chance.sample(examples, config.rehearsed_at_most)
+    return Plan(
+        start=start.name,
+        config=config,
+        corrections=[one.example for one in learnt],
+        watched=[one.example for one in watched],
+        rehearsal=[one for examples in kinds.values() for one in examples],
+        details={
+            "parent": start.name,
+            "data_fingerprint": dataset.fingerprint,
+            "data": {
+                "corrected": len(learnt),
+                "watched": len(watched),
+                **{name: len(examples) for name, examples in kinds.items()},
+                "held_out": len(dataset.held_out),
+            },
+            "retain": described,
+        },
+    )
+
+
+def _corrections(
+    dataset: FeedbackDataset, config: FinetuneConfig, chance: random.Random
+) -> list[FeedbackExample]:
+    """The corrections of the training side, shuffled. Raises TooFewRows as ``make_plan`` does."""
     corrections = [one for one in dataset.train if one.verdict is Verdict.CORRECTED]
     if len(corrections) < config.min_corrections:
         missing = config.min_corrections - len(corrections)
@@ -142,50 +183,52 @@ def make_plan(
             f"{config.min_corrections} are needed: {missing} are missing. (Of all answered "
             "pictures a part is held out to judge by, and accepted ones teach nothing new.)"
         )
-    chance = random.Random(config.seed)
     chance.shuffle(corrections)
-    watched = round(config.held_out_share * len(corrections))
-    watched = watched if watched >= config.min_held_out else 0
-    kinds = {
-        "accepted": [one.example for one in dataset.train if one.verdict is Verdict.ACCEPTED],
-        "unanswered": _unanswered(workflow, start.name, dataset),
-        "retained": [],
+    return corrections
+
+
+def _apart(
+    corrections: Sequence[FeedbackExample], config: FinetuneConfig, sides: Sides
+) -> tuple[list[FeedbackExample], list[FeedbackExample]]:
+    """Corrections -> (what is learnt, what only stops the training early). Near-duplicates stay
+    together: one that is learnt tells nothing about another."""
+    wanted = round(config.held_out_share * len(corrections))
+    group = sides.groups_of(one.image_id for one in corrections)
+    together: dict[str, list[FeedbackExample]] = {}
+    for one in corrections:
+        together.setdefault(group[one.image_id], []).append(one)
+    watched: list[FeedbackExample] = []
+    for alike in together.values():
+        if len(watched) + len(alike) <= wanted:
+            watched += alike
+    if len(watched) < config.min_held_out:
+        return list(corrections), []
+    chosen = {one.image_id for one in watched}
+    return [one for one in corrections if one.image_id not in chosen], watched
+
+
+def _retained(
+    retain: Path | None,
+    config: FinetuneConfig,
+    sides: Sides,
+    chance: random.Random,
+    on_skip: OnSkip,
+) -> tuple[list[Example], dict[str, Any] | None]:
+    """What is rehearsed of the folder, and what the version says of that. The rest judges."""
+    if retain is None:
+        return [], None
+    folder = retain.resolve()
+    examples = read_imagefolder(folder, must_exist=False)
+    rehearsed, judging = split_retained(examples, config.retain_held_out)
+    if len(rehearsed) > config.rehearsed_at_most:
+        rehearsed = chance.sample(rehearsed, config.rehearsed_at_most)
+    kept = keep_on_side(rehearsed, sides, Side.TRAIN, on_skip)
+    keep_on_side(judging, sides, Side.HELD_OUT, on_skip)
+    return kept, {
+        "folder": str(folder),
+        "held_out_share": config.retain_held_out,
+        "pictures": len(kept),
     }
-    described: dict[str, Any] | None = None
-    if retain is not None:
-        folder = retain.resolve()
-        examples = read_imagefolder(folder, must_exist=False)
-        rehearsed, judging = split_retained(examples, config.retain_held_out)
-        sides = workflow.sides()
-        if len(rehearsed) > config.rehearsed_at_most:
-            rehearsed = chance.sample(rehearsed, config.rehearsed_at_most)
-        kinds["retained"] = keep_on_side(rehearsed, sides, Side.TRAIN, on_skip)
-        keep_on_side(judging, sides, Side.HELD_OUT, on_skip)
-        described = {"folder": str(folder), "held_out_share": config.retain_held_out}
-    for name, examples in kinds.items():
-        if len(examples) > config.rehearsed_at_most:
-            kinds[name] = chance.sample(examples, config.rehearsed_at_most)
-    if described is not None:
-        described["pictures"] = len(kinds["retained"])
-    counts = {name: len(examples) for name, examples in kinds.items()}
-    return Plan(
-        start=start.name,
-        config=config,
-        corrections=[one.example for one in corrections[watched:]],
-        watched=[one.example for one in corrections[:watched]],
-        rehearsal=[one for examples in kinds.values() for one in examples],
-        details={
-            "parent": start.name,
-            "data_fingerprint": dataset.fingerprint,
-            "data": {
-                "corrected": len(corrections) - watched,
-                "watched": watched,
-                **counts,
-                "held_out": len(dataset.held_out),
-            },
-            "retain": described,
-        },
-    )
 
 
 def carry_out(
@@ -203,11 +246,9 @@ def carry_out(
         TrainingStopped, TrainingFailed: as ``finetune`` does, or if something cannot be stored.
     """
     name = f"trained-{run.id}"
-    try:
-        run.version = versions.get(name).name  # it was killed after the last thing it had to do
+    with suppress(UnknownVersion):  # it was killed after the last thing it had to do
+        run.version = versions.get(name).name
         return versions.get(name)
-    except UnknownVersion:
-        pass
     if should_stop():  # asked for while the data was read
         raise TrainingStopped(
             "The training was stopped before its first step; "
@@ -238,16 +279,23 @@ def carry_out(
         "figures": made.figures,
         "seconds": made.figures["seconds"],
     }
+    version = _keep(made.folder, name, start, versions, details)
+    run.version = version.name
+    return version
+
+
+def _keep(
+    folder: Path, name: str, start: ModelVersion, versions: ModelVersions, details: dict[str, Any]
+) -> ModelVersion:
+    """Make a version of the checkpoint in ``folder``. Raises TrainingFailed if it cannot."""
     try:
-        write_card(made.folder, name, start, versions, details)
-        version = versions.add_trained(made.folder, name, details)
+        write_card(folder, name, start, versions, details)
+        return versions.add_trained(folder, name, details)
     except OSError as error:
         raise TrainingFailed(
             f"The version could not be stored ({error.strerror or error}). "
             "`flask model finetune --resume` tries that again."
         ) from error
-    run.version = version.name
-    return version
 
 
 def _starting(versions: ModelVersions, name: str) -> ModelVersion:
