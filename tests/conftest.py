@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,20 @@ class FakeCaptioner:
         return Looks(2, 2, tuple(map(tuple, fields[: len(text.split())])))
 
 
+class HeldCaptioner(FakeCaptioner):
+    """Begins a batch, which sets ``begun``, and ends it once it is let ``go``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun = threading.Event()
+        self.go = threading.Event()
+
+    def caption(self, images: Sequence[Image.Image], options: DecodeOptions) -> list[Caption]:
+        self.begun.set()
+        assert self.go.wait(30)
+        return super().caption(images, options)
+
+
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Tests never see the settings, nor touch the instance folder, of whoever runs them."""
@@ -83,6 +98,14 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 @pytest.fixture
 def captioner() -> FakeCaptioner:
     return FakeCaptioner()
+
+
+@pytest.fixture
+def held() -> Iterator[HeldCaptioner]:
+    """Let go at the end, so that no thread of a test is left waiting."""
+    held = HeldCaptioner()
+    yield held
+    held.go.set()
 
 
 @pytest.fixture

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,36 +10,15 @@ from captionapp import arrivals as arrivals_module
 from captionapp.arrivals import CANCELLED, Ticket
 from captionapp.results import IncomingFile
 from captionapp.workflow import Workflow
-from tests.conftest import FakeCaptioner, draw, encoded
+from tests.conftest import HeldCaptioner, draw, encoded
 from tests.waiting import until
 
 BATCH = "b" * 32
 COLOURS = ["red", "blue", "white", "black"]
 
 
-class Held(FakeCaptioner):
-    """Begins a batch, and ends it once it is let go."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.begun = threading.Event()
-        self.go = threading.Event()
-
-    def caption(self, images: Any, options: Any) -> Any:
-        self.begun.set()
-        assert self.go.wait(30)
-        return super().caption(images, options)
-
-
 @pytest.fixture
-def held() -> Iterator[Held]:
-    held = Held()
-    yield held
-    held.go.set()
-
-
-@pytest.fixture
-def workflow(make_app: Any, held: Held) -> Workflow:
+def workflow(make_app: Any, held: HeldCaptioner) -> Workflow:
     app: Flask = make_app(CAPTIONAPP_BATCH_SIZE=1)
     workflow: Workflow = app.extensions["captionapp"]
     workflow.service._load = lambda _: held
@@ -62,14 +39,14 @@ def give(
     return submission.accepted[0]
 
 
-def give_all(workflow: Workflow, held: Held) -> list[str]:
+def give_all(workflow: Workflow, held: HeldCaptioner) -> list[str]:
     """Four pictures of which the first is being described."""
     first = give(workflow, COLOURS[0])
     assert held.begun.wait(10)
     return [first, *(give(workflow, colour, n) for n, colour in enumerate(COLOURS[1:], 1))]
 
 
-def test_a_picture_that_waits_knows_its_place(workflow: Workflow, held: Held) -> None:
+def test_a_picture_that_waits_knows_its_place(workflow: Workflow, held: HeldCaptioner) -> None:
     ids = give_all(workflow, held)
     views = workflow.pictures_of(ids, "anna")
     assert [views[one].ahead for one in ids] == [None, 0, 1, 2]
@@ -122,7 +99,7 @@ def test_a_picture_let_go_leaves_no_trace_in_its_batch(workflow: Workflow) -> No
     assert (left.image_id, left.name, left.problem) == (None, "", "")
 
 
-def test_cancelling_drops_what_has_not_been_begun(workflow: Workflow, held: Held) -> None:
+def test_cancelling_drops_what_has_not_been_begun(workflow: Workflow, held: HeldCaptioner) -> None:
     first, *others = give_all(workflow, held)
     assert workflow.cancel("anna", BATCH) == others
     assert {one.ticket.total for one in workflow.arrivals.newest("anna")} == {0}
@@ -135,7 +112,9 @@ def test_cancelling_drops_what_has_not_been_begun(workflow: Workflow, held: Held
     assert [count for count, _ in held.calls] == [1]  # the others never reached the model
 
 
-def test_the_batch_of_somebody_else_is_not_cancelled(workflow: Workflow, held: Held) -> None:
+def test_the_batch_of_somebody_else_is_not_cancelled(
+    workflow: Workflow, held: HeldCaptioner
+) -> None:
     give_all(workflow, held)
     assert workflow.cancel("ben", BATCH) == []
     assert workflow.cancel("anna", "c" * 32) == []
@@ -143,7 +122,7 @@ def test_the_batch_of_somebody_else_is_not_cancelled(workflow: Workflow, held: H
 
 
 def test_what_another_browser_waits_for_as_well_is_described(
-    workflow: Workflow, held: Held
+    workflow: Workflow, held: HeldCaptioner
 ) -> None:
     _, second, third, _ = give_all(workflow, held)
     give(workflow, COLOURS[1], contributor="ben")
@@ -154,7 +133,7 @@ def test_what_another_browser_waits_for_as_well_is_described(
 
 
 def test_a_picture_that_was_there_before_stays_and_says_that_it_was_cancelled(
-    workflow: Workflow, held: Held
+    workflow: Workflow, held: HeldCaptioner
 ) -> None:
     held.go.set()
     image_id = give(workflow, "red")
@@ -176,14 +155,16 @@ def test_a_picture_that_was_there_before_stays_and_says_that_it_was_cancelled(
 
 
 def test_everything_a_browser_waits_for_can_be_cancelled_without_a_batch(
-    workflow: Workflow, held: Held
+    workflow: Workflow, held: HeldCaptioner
 ) -> None:
     _, *others = give_all(workflow, held)
     assert workflow.cancel("anna") == others
     assert {workflow.picture(one, "anna").problem for one in others} == {CANCELLED}
 
 
-def test_a_cancelled_picture_can_be_given_again_at_once(workflow: Workflow, held: Held) -> None:
+def test_a_cancelled_picture_can_be_given_again_at_once(
+    workflow: Workflow, held: HeldCaptioner
+) -> None:
     _, second, *_ = give_all(workflow, held)
     workflow.cancel("anna", BATCH)
     assert give(workflow, COLOURS[1], place=4) == second
@@ -194,7 +175,7 @@ def test_a_cancelled_picture_can_be_given_again_at_once(workflow: Workflow, held
 
 
 def test_what_was_deleted_can_be_taken_back_after_its_batch_was_cancelled(
-    workflow: Workflow, held: Held
+    workflow: Workflow, held: HeldCaptioner
 ) -> None:
     _, second, third, fourth = give_all(workflow, held)
     workflow.letting_go.release([second], "anna")
@@ -205,7 +186,9 @@ def test_what_was_deleted_can_be_taken_back_after_its_batch_was_cancelled(
     until(lambda: workflow.picture(second, "anna").status == "done")
 
 
-def test_who_deleted_a_picture_does_not_wait_for_it(workflow: Workflow, held: Held) -> None:
+def test_who_deleted_a_picture_does_not_wait_for_it(
+    workflow: Workflow, held: HeldCaptioner
+) -> None:
     _, second, *_ = give_all(workflow, held)
     give(workflow, COLOURS[1], contributor="ben")
     workflow.letting_go.release([second], "ben")

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -9,33 +8,12 @@ import pytest
 from captionapp import jobs as jobs_module
 from captionapp.results import IncomingFile
 from captionapp.workflow import Workflow
-from tests.conftest import FakeCaptioner, draw, encoded
+from tests.conftest import HeldCaptioner, draw, encoded
 from tests.waiting import until
 
 
-class Held(FakeCaptioner):
-    """Begins a batch, and ends it once it is let go."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.begun = threading.Event()
-        self.go = threading.Event()
-
-    def caption(self, images: Any, options: Any) -> Any:
-        self.begun.set()
-        assert self.go.wait(30)
-        return super().caption(images, options)
-
-
 @pytest.fixture
-def held() -> Iterator[Held]:
-    held = Held()
-    yield held
-    held.go.set()
-
-
-@pytest.fixture
-def workflow(make_app: Any, held: Held, monkeypatch: pytest.MonkeyPatch) -> Workflow:
+def workflow(make_app: Any, held: HeldCaptioner, monkeypatch: pytest.MonkeyPatch) -> Workflow:
     """Its model is busy with a picture."""
     monkeypatch.setattr(jobs_module, "GONE_SECONDS", 0.01)
     workflow: Workflow = make_app(CAPTIONAPP_BATCH_SIZE=1).extensions["captionapp"]
@@ -51,7 +29,7 @@ def give(workflow: Workflow, colour: str, contributor: str = "anna") -> str:
 
 
 def test_what_nobody_waits_for_is_not_described_before_somebody_looks(
-    workflow: Workflow, held: Held
+    workflow: Workflow, held: HeldCaptioner
 ) -> None:
     image_id = give(workflow, "blue")
     workflow.wait(image_id, "anna", 30, gone=lambda: True)
@@ -62,7 +40,9 @@ def test_what_nobody_waits_for_is_not_described_before_somebody_looks(
     until(lambda: workflow.picture(image_id, "anna").status == "done")
 
 
-def test_what_another_browser_waits_for_is_described(workflow: Workflow, held: Held) -> None:
+def test_what_another_browser_waits_for_is_described(
+    workflow: Workflow, held: HeldCaptioner
+) -> None:
     image_id = give(workflow, "blue")
     assert give(workflow, "blue", "ben") == image_id
     workflow.wait(image_id, "anna", 30, gone=lambda: True)
@@ -71,7 +51,7 @@ def test_what_another_browser_waits_for_is_described(workflow: Workflow, held: H
     assert [size for size, _ in held.calls] == [1, 1]  # without anybody who looks
 
 
-def test_what_is_begun_is_described_to_the_end(workflow: Workflow, held: Held) -> None:
+def test_what_is_begun_is_described_to_the_end(workflow: Workflow, held: HeldCaptioner) -> None:
     image_id = give(workflow, "red")  # the picture that is under way
     workflow.wait(image_id, "anna", 30, gone=lambda: True)
     held.go.set()
@@ -79,7 +59,7 @@ def test_what_is_begun_is_described_to_the_end(workflow: Workflow, held: Held) -
     assert len(held.calls) == 1
 
 
-def test_a_client_that_stays_gets_its_description(workflow: Workflow, held: Held) -> None:
+def test_a_client_that_stays_gets_its_description(workflow: Workflow, held: HeldCaptioner) -> None:
     image_id = give(workflow, "blue")
     asked = threading.Event()
 
