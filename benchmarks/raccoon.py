@@ -110,17 +110,21 @@ def write_imagefolder(examples: Sequence[Example], folder: Path) -> Path:
 
 def flask(instance: Path, model: Path | None, *arguments: str) -> float:
     """Run a command of the application; the minutes it took."""
-    print("$ flask", *arguments, flush=True)
     began = time.monotonic()
+    status = status_of(instance, model, *arguments)
+    if status:
+        raise SystemExit(f"flask {' '.join(arguments)} ended with status {status}.")
+    return (time.monotonic() - began) / 60
+
+
+def status_of(instance: Path, model: Path | None, *arguments: str) -> int:
+    """The exit status of a command of the application."""
+    print("$ flask", *arguments, flush=True)
     environment = {k: v for k, v in os.environ.items() if not k.startswith("CAPTIONAPP_")}
     environment |= {"CAPTIONAPP_MODEL": str(model.resolve())} if model else {}
-    subprocess.run(
-        [sys.executable, "-m", "flask", "--app", "wsgi", *arguments],
-        cwd=ROOT,
-        env=environment | {"CAPTIONAPP_INSTANCE": str(instance)},
-        check=True,
-    )
-    return (time.monotonic() - began) / 60
+    command = [sys.executable, "-m", "flask", "--app", "wsgi", *arguments]
+    environment["CAPTIONAPP_INSTANCE"] = str(instance)
+    return subprocess.run(command, cwd=ROOT, env=environment).returncode
 
 
 def measure(
