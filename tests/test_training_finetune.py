@@ -267,6 +267,22 @@ def test_a_broken_picture_is_told_and_left_out(
     assert all(any(str(one.path) in said for said in training.skipped) for one in train[:2])
 
 
+def test_one_picture_that_can_be_read_is_enough(
+    start: ModelVersion, pictures: Any, tmp_path: Path
+) -> None:
+    """However many are broken, of whatever kind, before it has its turn."""
+    from captionapp.training.batches import _order
+
+    train, old = pictures("a red cat", 4), pictures("a dog", 4)
+    for example in (*train[1:], *old):
+        example.path.unlink()
+    seed = next(seed for seed in range(100) if _order(4, f"{seed} train 0").index(0) >= 2)
+    config = replace(CONFIG, epochs=2, batch_size=1, seed=seed)
+    made = Training(start, tmp_path / "run").run(config, train, (), old)
+    assert made.figures["step"] == 8
+    assert made.figures["loss"] is not None  # it is a number, though the first step had none
+
+
 def test_with_no_picture_left_it_says_so(
     start: ModelVersion, pictures: Any, tmp_path: Path
 ) -> None:

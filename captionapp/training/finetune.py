@@ -142,12 +142,9 @@ def finetune(
         learner.set_rate(done)
         batch = batches.draw(state.step, train, rehearsal)
         if batch:
-            loss = learner.learn(batch)
-            if not math.isfinite(loss):
-                raise TrainingFailed("The loss is no number any more; lower the learning rate.")
-            state.loss = loss if state.step == 0 else state.loss + RECENT * (loss - state.loss)
+            _note(state, learner.learn(batch))
             pace.step_ends(len(batch.pictures))
-        elif len(batches.broken) >= len({example.path for example in train}):
+        elif batches.broken.issuperset(example.path for example in train):
             raise TrainingFailed("None of the pictures to train on can be read.")
         state.step += 1
         if held_out and state.step % steps_a_pass == 0:
@@ -170,10 +167,16 @@ def finetune(
 
     checkpoints.save(run_folder, learner, asdict(state), on_skip)  # storing it may fail
     learner.take_best()
-    folder = learner.export(run_folder / "version", start)
-    chosen = {"vision": config.vision, "method": config.method, "bf16": config.bf16}
-    figures = {**asdict(state), "steps": steps, **chosen}
-    return TrainedCheckpoint(folder, _finite(figures))
+    return TrainedCheckpoint(
+        learner.export(run_folder / "version", start), _figures(state, steps, config)
+    )
+
+
+def _note(state: State, loss: float) -> None:
+    """Take the loss of a step into the running mean. Raises TrainingFailed if it is no number."""
+    if not math.isfinite(loss):
+        raise TrainingFailed("The loss is no number any more; lower the learning rate.")
+    state.loss = loss if math.isnan(state.loss) else state.loss + RECENT * (loss - state.loss)
 
 
 def _look(state: State, loss: float, learner: Learner) -> None:
@@ -208,8 +211,10 @@ def _progress(
     )
 
 
-def _finite(figures: dict[str, Any]) -> dict[str, Any]:
-    """JSON has neither NaN nor infinity."""
+def _figures(state: State, steps: int, config: FinetuneConfig) -> dict[str, Any]:
+    """What is told of a training; JSON has neither NaN nor infinity."""
+    chosen = {"vision": config.vision, "method": config.method, "bf16": config.bf16}
+    figures = {**asdict(state), "steps": steps, **chosen}
     return {
         name: None if isinstance(value, float) and not math.isfinite(value) else value
         for name, value in figures.items()
