@@ -171,7 +171,7 @@ def test_what_is_watched_is_not_near_to_what_is_learnt(
     sides = workflow.sides()
     learnt, watched = names(plan.corrections), names(plan.watched)
     group = sides.groups_of([*learnt, *watched])
-    assert len(set(group.values())) == len(group) / 2  # they were taken for near-duplicates
+    assert 2 * len(set(group.values())) <= len(group)  # they were taken for near-duplicates
     assert learnt and len(watched) >= CONFIG.min_held_out
     assert not {group[one] for one in learnt} & {group[one] for one in watched}
 
