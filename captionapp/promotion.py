@@ -103,10 +103,16 @@ class Promotion:
         candidate, current = self.versions.get(name), self.versions.current()
         pictures = self.prover.folder(folder)
         report = self.prover.report(candidate, current, pictures, on_progress=on_progress)
-        file = f"{candidate.name}--{folder.resolve().name}-{pictures.fingerprint[:8]}.json"
         self._reports_folder().mkdir(parents=True, exist_ok=True)
-        compare.save_report(report, self._reports_folder() / file)
+        compare.save_report(report, self.file_of(report, folder))
         return report
+
+    def file_of(self, report: Report, folder: Path | None = None) -> Path:
+        """Where ``evaluate`` has kept a report, or ``evaluate_on`` the one about ``folder``."""
+        if folder is None:
+            return self._report_file(self.versions.get(report.candidate))
+        name = f"{report.candidate}--{folder.resolve().name}-{report.data_fingerprint[:8]}.json"
+        return self._reports_folder() / name
 
     def report(self, name: str) -> Report | None:
         """The last report of ``evaluate`` for this version; None if there is none.

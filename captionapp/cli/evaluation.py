@@ -68,6 +68,7 @@ def evaluate(
     click.echo(figures_table(current.name, figures, reports))
     for report in reports:
         click.echo(f"\n{described(report)}")
+        click.echo(f"\nEvery picture with both captions: {flow.promotion.file_of(report, data)}")
 
 
 def _newest_trained(flow: Workflow) -> Sequence[str]:
@@ -143,7 +144,7 @@ def _verdict(report: Report) -> str:
     if report.probability_better is None:
         return (
             f"{report.candidate} against {report.current}: cannot tell, from {report.compared} "
-            f"pictures that count. {counts}."
+            f"pictures that count: CAPTIONAPP_MIN_HELD_OUT asks for more. {counts}."
         )
     return (
         f"{report.candidate} against {report.current}: {report.verdict}, with probability "

@@ -41,7 +41,8 @@ def test_a_version_beside_the_current_one(run: Any, scene: Scene) -> None:
     assert "Wins, 3 of 24:" in result.stdout and "Losses" not in result.stdout
     assert "would not be promoted" not in result.stdout
     assert scene.versions.current() == scene.shipped
-    assert (scene.versions.models_folder / "v1" / "evaluation.json").is_file()
+    kept = scene.versions.models_folder / "v1" / "evaluation.json"
+    assert kept.is_file() and lines[-1] == f"Every picture with both captions: {kept}"
 
 
 def test_what_the_gate_has_against_it_is_said(run: Any, scene: Scene) -> None:
@@ -91,7 +92,9 @@ def test_any_imagefolder_will_do(run: Any, scene: Scene) -> None:
     scene.trained("v1")
     folder = imagefolder(scene.folder / "data", range(6))
     result = run("v1", "--data", folder)
-    assert "cannot tell, from 6 pictures that count" in result.stdout
+    assert "cannot tell, from 6 pictures that count: CAPTIONAPP_MIN_HELD_OUT" in result.stdout
+    (kept,) = (scene.folder / "evaluations").glob("v1--data-*.json")
+    assert result.stdout.endswith(f"{kept}\n")
     assert "would not be promoted" not in result.stdout
     assert run("--data", folder, "--retained", folder).exit_code == 2
     (folder / "metadata.csv").unlink()
