@@ -44,6 +44,7 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
         root_path=str(settings.ROOT),
         template_folder="templates",
         static_folder="static",
+        static_url_path=f"/static/{_fingerprint(settings.ROOT / 'static')}",
     )
     app.config["SECRET_KEY"] = settings.secret_key(chosen)
     app.config["SETTINGS_SOURCES"] = sources
@@ -55,6 +56,18 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     web.register(app)
     cli.register(app)
     return app
+
+
+def _fingerprint(folder: Path) -> str:
+    """Eight hex digits, others as soon as any file in it is another. Part of the addresses of all:
+    what a script imports is found beside it, and everything can be cached for good."""
+    import hashlib
+
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            digest.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()[:8]
 
 
 def _make_instance(chosen: Settings) -> None:

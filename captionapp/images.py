@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 #: files and the memory of the queue, and makes the identity of a stored file that of its source.
 MAX_STORED_SIDE = 2048
 THUMBNAIL_SIDE = 512
+#: Of what a page shows large: some 150 kB of a photograph that takes 5 MB as it is stored.
+VIEW_SIDE = 1280
 #: Longer side over shorter side above which nothing could be recognised in the picture.
 MAX_ASPECT = 100
 MEDIA_TYPE = "image/webp"
@@ -335,6 +337,31 @@ class ImageStore:
         """Where the thumbnail is (``MEDIA_TYPE``, at most 512 pixels a side); or NotFound."""
         return self._existing(self._paths(image_id)[1])
 
+    def view_path(self, image_id: str) -> Path:
+        """Where the picture is for a page (``MEDIA_TYPE``, at most ``VIEW_SIDE`` pixels a side),
+        made when it is first asked for; the stored picture itself if there is no room.
+
+        Raises: as ``load``.
+        """
+        path = self.path(image_id)
+        view = path.with_suffix(".view.webp")
+        if view.exists():
+            return view
+        picture = self.load(image_id)
+        picture.thumbnail((VIEW_SIDE, VIEW_SIDE), Image.Resampling.LANCZOS)
+        data = _encode(picture, lossless=False, method=4, quality=85)
+        try:
+            self._check_quota(len(data))
+            _write(view, data)
+        except (OSError, StorageFull) as error:
+            log.warning("No view of a picture could be kept in %s: %s", self.folder, error)
+            return path
+        with self._lock:
+            self._measured_bytes += len(data)
+        if not path.exists():  # deleted meanwhile
+            view.unlink(missing_ok=True)
+        return self._existing(view)
+
     def load(self, image_id: str) -> Image.Image:
         """The stored picture, RGB, decoded. NotFound; InvalidImage if its file is damaged."""
         path = self.path(image_id)
@@ -361,10 +388,10 @@ class ImageStore:
         return head[:4] == b"RIFF" and head[8:] == b"WEBP" and length <= path.stat().st_size
 
     def delete(self, image_id: str) -> None:
-        """Remove the picture and its thumbnail, if they are there."""
+        """Remove the picture and its smaller copies, if they are there."""
         path, thumbnail = self._paths(image_id)
         # The thumbnail goes last, so that a picture never stands without one.
-        for file in (path, thumbnail):
+        for file in (path, path.with_suffix(".view.webp"), thumbnail):
             file.unlink(missing_ok=True)
         with self._lock:
             self._measured_at = None

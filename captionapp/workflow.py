@@ -231,6 +231,12 @@ class Workflow:
         self.records.held(image_id, contributor)
         return self.store.path(image_id)
 
+    def serve_view(self, image_id: str, contributor: str | None) -> Path:
+        """Path of the picture in the size of a page. Raises NotFound if it is not this browser's,
+        InvalidImage if its file is damaged."""
+        self.records.held(image_id, contributor)
+        return self.store.view_path(image_id)
+
     def serve_thumbnail(self, image_id: str, contributor: str | None) -> Path:
         """Path of the small picture. Raises NotFound if it is not this browser's."""
         self.records.held(image_id, contributor)

@@ -549,6 +549,28 @@ def test_stored_picture_is_exact(store: ImageStore) -> None:
         assert small.size == (THUMBNAIL_SIDE, 384)
 
 
+def test_a_view_is_made_when_it_is_asked_for_and_goes_with_the_picture(store: ImageStore) -> None:
+    validated = decode(encoded(photo((1600, 1200)), "JPEG"), LIMITS)
+    store.add(validated)
+    view = store.view_path(validated.image_id)
+    made = view.stat().st_mtime_ns
+    with Image.open(view) as picture:
+        assert picture.size == (images.VIEW_SIDE, 960)
+    assert view.stat().st_size < store.path(validated.image_id).stat().st_size / 2
+    assert store.view_path(validated.image_id) == view and view.stat().st_mtime_ns == made
+    store.delete(validated.image_id)
+    assert not view.exists()
+    with pytest.raises(NotFound):
+        store.view_path(validated.image_id)
+
+
+def test_without_room_for_a_view_the_picture_is_shown_as_it_is_stored(store: ImageStore) -> None:
+    validated = decode(encoded(photo((640, 480)), "JPEG"), LIMITS)
+    store.add(validated)
+    full = ImageStore(store.folder, quota_bytes=store.size_bytes() + 10)
+    assert full.view_path(validated.image_id) == store.path(validated.image_id)
+
+
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF", "HEIF", "GIF"])
 def test_metadata_is_gone_from_what_is_stored(store: ImageStore, file_format: str) -> None:
     exif = Image.Exif()
@@ -571,7 +593,8 @@ def test_metadata_is_gone_from_what_is_stored(store: ImageStore, file_format: st
 
     validated = decode(data, LIMITS)
     store.add(validated)
-    for path in (store.path(validated.image_id), store.thumbnail_path(validated.image_id)):
+    for find in (store.path, store.thumbnail_path, store.view_path):
+        path = find(validated.image_id)
         stored = path.read_bytes()
         for trace in (SECRET.encode(), b"EXIF", b"Exif", b"XMP", b"xmpmeta", b"ICCP", b"acsp"):
             assert trace not in stored
@@ -606,7 +629,13 @@ def test_many_threads_add_the_same(store: ImageStore) -> None:
 )
 def test_ids_from_outside_make_no_path(store: ImageStore, image_id: str) -> None:
     assert image_id not in store
-    for action in (store.path, store.thumbnail_path, store.load, store.delete):
+    for action in (
+        store.path,
+        store.thumbnail_path,
+        store.view_path,
+        store.load,
+        store.delete,
+    ):
         with pytest.raises(NotFound):
             action(image_id)
 

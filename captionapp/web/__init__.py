@@ -73,5 +73,4 @@ def configure(app: Flask, settings: Settings) -> None:
         # More files than the limit reach the form, which names the limit; far more do not.
         MAX_FORM_PARTS=2 * settings.max_files + 50,
         MAX_FORM_MEMORY_SIZE=100_000,
-        SEND_FILE_MAX_AGE_DEFAULT=timedelta(days=365),
     )

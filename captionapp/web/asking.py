@@ -94,6 +94,13 @@ def picture(image_id: str) -> Response:
     return send_picture(workflow().serve_file(image_id, None), MEDIA_TYPE, image_id)
 
 
+@blueprint.get("/pictures/<image_id>/view")
+def view(image_id: str) -> Response:
+    """Any stored picture, in the size of a page."""
+    require_operator()
+    return send_picture(workflow().serve_view(image_id, None), MEDIA_TYPE, f"{image_id}-view")
+
+
 @blueprint.get("/pictures/<image_id>/thumbnail")
 def thumbnail(image_id: str) -> Response:
     """Any stored picture, small."""

@@ -22,6 +22,11 @@ class Example:
         """Below the static folder."""
         return f"examples/{self.key}.jpg"
 
+    @property
+    def small(self) -> str:
+        """The same for the button, 192 x 144 pixels."""
+        return f"examples/{self.key}-small.webp"
+
     def read(self) -> bytes:
         return Path(current_app.static_folder or "", self.filename).read_bytes()
 

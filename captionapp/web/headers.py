@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 from flask import Flask, Response, request
 
 from captionapp.settings import Settings
@@ -49,15 +46,10 @@ def init_app(app: Flask, settings: Settings) -> None:
             response.headers.setdefault("X-Robots-Tag", "noindex")
         if request.endpoint != "static":  # pages carry a CSRF token and private pictures
             response.headers.setdefault("Cache-Control", "no-store")
-        elif "v" not in request.args:  # imported by a script, under an address that stays
+        elif response.status_code < 400 and not app.debug:  # a changed file has another address
+            response.headers["Cache-Control"] = "public, max-age=31536000, immutable"
+        else:
             response.headers["Cache-Control"] = "no-cache"
         return response
 
-    def stamp(endpoint: str, values: dict[str, Any]) -> None:
-        """Static files are cached for a year; a changed file has another address."""
-        if endpoint == "static" and "filename" in values and app.static_folder:
-            path = Path(app.static_folder, values["filename"])
-            values["v"] = int(path.stat().st_mtime) if path.is_file() else 0
-
     app.after_request(harden)
-    app.url_defaults(stamp)

@@ -69,6 +69,12 @@ def file(image_id: str) -> Response:
     return send_picture(path, MEDIA_TYPE, image_id)
 
 
+@blueprint.get("/view")
+def view(image_id: str) -> Response:
+    path = workflow().serve_view(image_id, viewer_of(image_id))
+    return send_picture(path, MEDIA_TYPE, f"{image_id}-view")
+
+
 @blueprint.get("/thumbnail")
 def thumbnail(image_id: str) -> Response:
     path = workflow().serve_thumbnail(image_id, viewer_of(image_id))

@@ -164,7 +164,8 @@ def test_a_full_queue_is_said(app, client, workflow, monkeypatch):
 
 def test_the_operator_sees_any_picture(app, client, workflow):
     image_id = picture(app, workflow, "red", 0.4)
-    for path in (f"/feedback/pictures/{image_id}", f"/feedback/pictures/{image_id}/thumbnail"):
+    stored = f"/feedback/pictures/{image_id}"
+    for path in (stored, f"{stored}/view", f"{stored}/thumbnail"):
         answered = client.get(path, auth=PASSWORD)
         assert (answered.status_code, answered.mimetype) == (200, "image/webp")
         answered.close()

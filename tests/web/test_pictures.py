@@ -11,7 +11,7 @@ from tests.conftest import FakeCaptioner, serve
 from tests.web.sending import send
 
 
-@pytest.mark.parametrize("part", ["/file", "/thumbnail"])
+@pytest.mark.parametrize("part", ["/file", "/view", "/thumbnail"])
 def test_stored_pictures_have_a_type_a_name_and_a_long_private_life(client, png, part):
     answer = client.get(send(client, png) + part)
     assert answer.status_code == 200
@@ -27,7 +27,7 @@ def test_stored_pictures_have_a_type_a_name_and_a_long_private_life(client, png,
     again.close()
 
 
-@pytest.mark.parametrize("part", ["", "/file", "/thumbnail"])
+@pytest.mark.parametrize("part", ["", "/file", "/view", "/thumbnail"])
 def test_another_browser_sees_nothing(app, client, png, part):
     path = send(client, png)
     stranger = app.test_client().get(path + part)
@@ -45,7 +45,7 @@ def test_another_browser_can_do_nothing(app, client, png, part):
 
 @pytest.mark.parametrize("image_id", ["0" * 32, "x", "..%2f..%2fetc", "A" * 32])
 def test_no_such_picture(client, image_id):
-    for part in ("", "/file", "/thumbnail"):
+    for part in ("", "/file", "/view", "/thumbnail"):
         assert client.get(f"/images/{image_id}{part}").status_code == 404
 
 
@@ -64,7 +64,7 @@ def test_delete_takes_it_out_of_the_history(client, workflow, png):
     assert (gone.status_code, gone.location) == (303, "/history")
     page = client.get("/history").text
     assert "One picture is deleted." in page and "no pictures here any more" in page
-    for part in ("", "/file", "/thumbnail"):
+    for part in ("", "/file", "/view", "/thumbnail"):
         assert client.get(path + part).status_code == 404
     assert client.post(path + "/delete").status_code == 404
 
