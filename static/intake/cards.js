@@ -17,7 +17,10 @@ export class Card {
     this.element = template.content.firstElementChild.cloneNode(true);
     this.part = (name) => this.element.querySelector(`[data-${name}]`);
     this.part("name").textContent = item.name;
-    this.image = this.part("picture");
+    this.image = new Image();
+    this.image.alt = "";
+    this.image.hidden = true;
+    this.part("thumb").append(this.image);
     this.image.addEventListener("error", () => { this.image.hidden = true; }); // HEIC, or broken
     if (item.preview) this.picture(item.preview);
     else if (item.file) this.preview(item.file);
