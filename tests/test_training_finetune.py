@@ -341,7 +341,7 @@ def test_time_that_is_up_ends_it_with_what_was_learnt(
     training = Training(start, tmp_path / "run")
     made = training.run(replace(CONFIG, epochs=100_000, minutes=0.02), pictures("a cat", 4))
     assert 0 < made.figures["step"] < made.figures["steps"]
-    assert made.figures["seconds"] == pytest.approx(1.2, abs=1.0)
+    assert made.figures["seconds"] >= 1.2  # how much more is the machine's business
 
 
 def test_a_loss_that_explodes_is_an_error(
