@@ -131,8 +131,10 @@ def worker_int(worker):
 
 
 def worker_exit(server, worker):
-    if workflow(worker):
-        workflow(worker).close(1 if getattr(worker, "in_a_hurry", False) else DRAIN_SECONDS)
+    seconds = 1 if getattr(worker, "in_a_hurry", False) else DRAIN_SECONDS
+    if workflow(worker) and not workflow(worker).close(seconds):
+        # The end of the interpreter under a thread that is inside torch would be an abort.
+        os._exit(0)
 
 
 def workflow(worker):

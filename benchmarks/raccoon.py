@@ -1,6 +1,6 @@
 """The raccoon story: what a model does not know, people teach it, and it forgets nothing for it.
 
-    python benchmarks/raccoon.py --data DIR [--more DIR] [--json FILE]
+    python benchmarks/raccoon.py --data DIR [--more DIR] [--show PICTURE…] [--json FILE]
 
 ``--data`` has the imagefolders ``raccoon``, ``flickr8k/train`` and ``flickr8k/dev``;
 ``--raccoons``, ``--retain`` and ``--dev`` name others. Of the raccoons 32 are held out; the others
@@ -8,8 +8,8 @@ become corrections of the shipped model in a fresh instance (`flask feedback imp
 model finetune` then learns, with 500 pictures of another folder to retain, and once without.
 Measured are, by the application's own captioner and figures, how many of the held-out raccoons are
 called a raccoon, and on pictures of other things (``--dev``) how many are, and what CIDEr has
-become. ``--more`` are further raccoons, to be measured only. ``--model`` is another checkpoint to
-begin with.
+become. ``--more`` are further raccoons, to be measured only; of the pictures ``--show`` each
+version's caption is printed. ``--model`` is another checkpoint to begin with.
 
 Near-duplicates are on one side of the split; it is drawn by ``--seed``.
 """
@@ -68,6 +68,7 @@ class Measured:
     distinct: float
     repeating: int
     captions: list[str]  # of the held-out raccoons
+    shown: list[str]  # captions of the pictures to show
 
     @property
     def kept_its_promise(self) -> bool:
@@ -134,11 +135,13 @@ def measure(
     held_out: Sequence[Example],
     more: Sequence[Example],
     dev: Sequence[Example],
+    show: Sequence[Path],
     cider_before: float | None,
 ) -> Measured:
     captioner, options = BlipCaptioner.load(version.folder, version.name), DecodeOptions()
     raccoons = [made.text for made in caption_examples(captioner, held_out, options)]
     others = [made.text for made in caption_examples(captioner, more, options)]
+    shown = captioner.caption([open_picture(path) for path in show], options)
     result = evaluate(captioner, dev, options)
     figures = result.figures
     return Measured(
@@ -153,6 +156,7 @@ def measure(
         distinct=figures.distinct,
         repeating=figures.repeating,
         captions=raccoons,
+        shown=[made.text for made in shown],
     )
 
 
@@ -175,6 +179,8 @@ def table(rows: Sequence[Measured]) -> str:
             f"| {row.mistaken:.1%} | {row.cider:.3f} | {row.cider_kept:.1%} | {row.bleu_4:.3f} "
             f"| {row.distinct:.1%} |"
         )
+    for row in rows:
+        lines += [f"\n{row.name}: {caption}" for caption in row.shown]
     return "\n".join(lines)
 
 
@@ -195,7 +201,7 @@ def tell(args: argparse.Namespace, work: Path) -> list[Measured]:
     retained = write_imagefolder(others, work / "retained")
     instance = work / "instance"
     begin = ModelVersions(instance / "models", args.model or ROOT / "fine-tuned-model").shipped()
-    before = measure(begin, "before", 0.0, held_out, more, dev, None)
+    before = measure(begin, "before", 0.0, held_out, more, dev, args.show, None)
     rows = [before]
     print(table(rows), flush=True)
     flask(instance, args.model, "feedback", "import", str(corrections))
@@ -204,7 +210,7 @@ def tell(args: argparse.Namespace, work: Path) -> list[Measured]:
         more_arguments = [*arguments, *args.finetune.split()]
         minutes = flask(instance, args.model, "model", "finetune", *more_arguments)
         made = newest(instance)
-        rows.append(measure(made, name, minutes, held_out, more, dev, before.cider))
+        rows.append(measure(made, name, minutes, held_out, more, dev, args.show, before.cider))
         print(table(rows), flush=True)
         if args.only_retain:
             break
@@ -219,6 +225,9 @@ def main() -> int:
     parser.add_argument("--dev", type=Path, help="imagefolder to measure on")
     parser.add_argument("--model", type=Path, help="checkpoint to begin with; the shipped one")
     parser.add_argument("--more", type=Path, help="imagefolder of further raccoons to measure on")
+    parser.add_argument(
+        "--show", type=Path, nargs="+", default=[], help="pictures to print the captions of"
+    )
     parser.add_argument("--held-out", type=int, default=32, help="raccoons not to teach")
     parser.add_argument("--retained", type=int, default=500, help="pictures to be retained")
     parser.add_argument("--dev-pictures", type=int, help="measure on the first so many only")

@@ -114,12 +114,15 @@ class Workflow:
         self.promotion = Promotion(settings, versions, prover)
         self._next_sweep = 0.0
 
-    def close(self, timeout: float) -> None:
-        """Finish the captions under way, for at most ``timeout`` seconds, and let go of files."""
+    def close(self, timeout: float) -> bool:
+        """Finish the captions under way, for at most ``timeout`` seconds, and let go of files;
+        whether no thread uses the model any more."""
+        end = time.monotonic() + timeout
         self.letting_go.close()
-        self.queue.close(timeout)
-        self.service.close()
+        finished = self.queue.close(timeout)
+        finished &= self.service.close(max(0.0, end - time.monotonic()))
         self.records.close()
+        return finished
 
     # A picture in, a description out
 

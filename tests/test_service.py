@@ -251,3 +251,17 @@ def test_a_pointer_that_cannot_be_read_leaves_the_old_one_serving(
     loaded.versions.name = "v2"  # type: ignore[attr-defined]
     assert loaded.follow()
     loaded.close()
+
+
+def test_whether_a_load_is_still_under_way_is_told_to_whoever_ends_the_process() -> None:
+    gate = threading.Event()
+
+    def slow(version: ModelVersion) -> FakeCaptioner:
+        gate.wait(10)
+        return fake(version)
+
+    loading = service(slow)
+    loading.start_loading()
+    assert not loading.close(0.05)
+    gate.set()
+    assert loading.close(10)

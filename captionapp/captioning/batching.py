@@ -128,10 +128,10 @@ class CaptionQueue:
             self._taken += places
         return Reservation(self, places)
 
-    def close(self, timeout: float) -> None:
+    def close(self, timeout: float) -> bool:
         """Take nothing more, and make what is waiting for at most ``timeout`` seconds.
 
-        What is left then is cancelled.
+        What is left then is cancelled. Returns whether nothing is being made any more.
         """
         end = time.monotonic() + timeout
         with self._changed:
@@ -144,8 +144,10 @@ class CaptionQueue:
             left = [*self._prepared, *self._waiting]
             self._prepared.clear()
             self._waiting.clear()
+        self._give_back(len(left))
         for request in left:
             request.future.cancel()
+        return not any(thread.is_alive() for thread in threads)
 
     def _submit(self, request: _Request) -> Future[Any]:
         with self._changed:

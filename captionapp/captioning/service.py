@@ -218,9 +218,15 @@ class ModelService:
                 self.retry_seconds,
             ) from error
 
-    def close(self) -> None:
-        """Stop following; the model goes with the process."""
+    def close(self, timeout: float = 0.0) -> bool:
+        """Stop following, and wait at most ``timeout`` seconds for a load under way; whether
+        nothing is loading any more. The model goes with the process."""
         self._closed.set()
+        end = time.monotonic() + timeout
+        threads = [thread for thread in (self._loader, self._follower) if thread is not None]
+        for thread in threads:
+            thread.join(max(0.0, end - time.monotonic()))
+        return not any(thread.is_alive() for thread in threads)
 
     def _loaded(self) -> Captioner:
         self._unfit = ""
