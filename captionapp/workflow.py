@@ -117,10 +117,9 @@ class Workflow:
     def close(self, timeout: float) -> bool:
         """Finish the captions under way, for at most ``timeout`` seconds, and let go of files;
         whether no thread uses the model any more."""
-        end = time.monotonic() + timeout
         self.letting_go.close()
         finished = self.queue.close(timeout)
-        finished &= self.service.close(max(0.0, end - time.monotonic()))
+        finished &= self.service.close(1.0)  # a load that nobody waits for is not waited for
         self.records.close()
         return finished
 
