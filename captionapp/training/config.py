@@ -42,14 +42,14 @@ class FinetuneConfig:
     crop: float = 0.5  # smallest share of a picture's area that is shown
     colour: float = 0.2  # brightness, contrast and saturation change by up to this factor
     flip: bool = True  # mirror half of the pictures whose caption says neither left nor right
-    views: int = 6  # of a correction, with frozen vision: as it is, mirrored, then parts of it
-    rehearsed_views: int = 2  # the same of a rehearsed picture
+    views: int = 8  # of a correction, with frozen vision: as it is, mirrored, then parts of it
+    rehearsed_views: int = 6  # the same of a rehearsed picture
     seen_gigabytes: float = 4.0  # of the run's file of what was seen; more is looked at again
 
     # Against forgetting
-    rehearsal: float = 2.0  # rehearsed pictures in a step, for each correction
+    rehearsal: float = 3.0  # rehearsed pictures in a step, for each correction
     rehearsal_loss: float = 0.1  # weight of the captions of rehearsed pictures
-    output_penalty: float = 5.0  # weight of KL(starting version || this one) on rehearsed pictures
+    output_penalty: float = 20.0  # weight of KL(starting version || this one) on rehearsed pictures
     weight_penalty: float = 0.0  # pull back to the starting weights, times the rate, each step
     rehearsed_at_most: int = 2000  # pictures of each kind that are rehearsed
     retain_held_out: float = 0.2  # share of the --retain folder that only the gate sees
