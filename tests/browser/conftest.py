@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 from flask import Flask
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sync_playwright
 from werkzeug.serving import make_server
 
 from tests.browser.scenes import landscape
@@ -116,6 +117,21 @@ def visit(browser: Browser) -> Iterator[Callable[..., Visitor]]:
     for context in contexts:
         context.close()
     assert [visitor.unexpected() for visitor in visitors] == [[] for _ in visitors]
+
+
+def without_scripts(page: Page) -> None:
+    """Have pages arrive as a browser without script shows them, so that axe, which is a script, can
+    look at them."""
+
+    def handle(route: Route) -> None:
+        if route.request.resource_type != "document" or route.request.method != "GET":
+            route.continue_()
+            return
+        answer = route.fetch()
+        body = re.sub(r"<script\b.*?</script>|</?noscript>", "", answer.text(), flags=re.DOTALL)
+        route.fulfill(response=answer, body=body)
+
+    page.route("**/*", handle)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
+from tests.browser.conftest import without_scripts
 from tests.conftest import FakeCaptioner
 
 pytestmark = [
@@ -179,6 +180,31 @@ def test_no_page_has_an_accessibility_violation(
     check("expired form")
     expect(page.get_by_text("The form was open for too long")).to_be_visible()
     assert len(seen) == 10
+
+
+@pytest.mark.parametrize("width", [320, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_page_without_script_has_a_violation(app, running, visit, photograph, scheme, width):
+    visitor = visit(
+        running(app),
+        color_scheme=scheme,
+        viewport={"width": width, "height": 800},
+        bypass_csp=True,
+    )
+    visitor.expected = ("the server responded with a status of",)  # the page that is not there
+    page = visitor.page
+    without_scripts(page)
+    describe(page, photograph)
+    expect(page.locator("blockquote")).to_be_visible()
+    picture = page.url
+    page.goto(picture)
+    why = page.locator("a.looked").first.get_attribute("href")
+    opened = f"/history?at={picture.rsplit('/', 1)[1]}"
+    for path in ("/", picture, why, "/history", opened, "/history/keys", "/about", "/nowhere"):
+        page.goto(path)
+        assert page.evaluate("document.scripts.length") == 0
+        results = Axe().run(page)
+        assert results.violations_count == 0, f"{path}:\n{results.generate_report()}"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

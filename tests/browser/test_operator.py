@@ -15,6 +15,7 @@ from captionapp import detached
 from captionapp.captioning.captioner import Caption, DecodeOptions
 from captionapp.training.runs import TrainingRuns
 from captionapp.votes import Votes
+from tests.browser.conftest import without_scripts
 from tests.browser.scenes import landscape
 from tests.conftest import draw, encoded
 from tests.test_feedback_filters import row
@@ -111,10 +112,11 @@ def check(page: Page, name: str) -> None:
         page.screenshot(path=path, full_page=True)
 
 
+@SCRIPT
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [320, 1280])
 def test_no_page_has_an_accessibility_violation(
-    app, running, visit, versions, answers, scheme, width
+    app, running, visit, versions, answers, scheme, width, script
 ):
     visitor = visit(
         running(app),
@@ -125,6 +127,8 @@ def test_no_page_has_an_accessibility_violation(
     )
     visitor.expected = ("the server responded with a status of",)  # the filter that is none
     page = visitor.page
+    if not script:
+        without_scripts(page)
     for path in (
         *("/feedback", "/feedback?text=nothing", "/feedback?verdict=maybe", "/feedback/next"),
         *("/insights", "/models", f"/models/{versions[0]}", f"/models/{versions[1]}"),
