@@ -287,8 +287,13 @@ def _register_heif() -> None:
             _heif_registered = True
 
 
+def _view_of(path: Path) -> Path:
+    """Where the view of the picture stored at ``path`` is kept."""
+    return path.with_suffix(".view.webp")
+
+
 class ImageStore:
-    """Normalised pictures and their thumbnails in ``folder``, named by ``image_id``.
+    """Normalised pictures, their thumbnails and views in ``folder``, named by ``image_id``.
 
     Stored as lossless WebP: a 3-megapixel photograph takes 0.1 s to encode, less than PNG needs,
     and a quarter less room. Many processes may use one folder. ``quota_bytes`` of 0 is no quota;
@@ -344,7 +349,7 @@ class ImageStore:
         Raises: as ``load``.
         """
         path = self.path(image_id)
-        view = path.with_suffix(".view.webp")
+        view = _view_of(path)
         if view.exists():
             return view
         picture = self.load(image_id)
@@ -391,7 +396,7 @@ class ImageStore:
         """Remove the picture and its smaller copies, if they are there."""
         path, thumbnail = self._paths(image_id)
         # The thumbnail goes last, so that a picture never stands without one.
-        for file in (path, path.with_suffix(".view.webp"), thumbnail):
+        for file in (path, _view_of(path), thumbnail):
             file.unlink(missing_ok=True)
         with self._lock:
             self._measured_at = None

@@ -300,13 +300,7 @@ class Workflow:
         holder = None if by_operator else contributor
         held = self.records.held(image_id, holder)
         caption = self.records.caption(image_id, caption_id)
-        try:
-            chosen = Verdict(verdict)
-            given = {Reason(reason) for reason in reasons}
-        except ValueError as error:
-            raise InvalidFeedback(
-                Sentence("The form says %(what)s; load the page again.", what=str(error))
-            ) from error
+        chosen, given = _chosen(verdict, reasons)
         said = caption.text if chosen is Verdict.ACCEPTED else clean_correction(correction)
         shown = neutral(caption.text, caption.given) if shown_neutral else caption.text
         if said == caption.text != shown:
@@ -326,7 +320,7 @@ class Workflow:
             caption=caption.text,
             feedback=said,
             verdict=chosen,
-            reasons=tuple(reason for reason in Reason if reason in given),
+            reasons=given,
             model_version=caption.model_version,
             contributor=contributor,
         )
@@ -477,3 +471,15 @@ class Workflow:
                 self.let_go(image_id, contributor)
             except NotFound:
                 continue  # somebody else was faster
+
+
+def _chosen(verdict: str, reasons: Iterable[str]) -> tuple[Verdict, tuple[Reason, ...]]:
+    """What a form says, the reasons in their order, each once. Raises InvalidFeedback for values
+    that no form of ours has."""
+    try:
+        chosen, given = Verdict(verdict), {Reason(reason) for reason in reasons}
+        return chosen, tuple(reason for reason in Reason if reason in given)
+    except ValueError as error:
+        raise InvalidFeedback(
+            Sentence("The form says %(what)s; load the page again.", what=str(error))
+        ) from error
