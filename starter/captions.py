@@ -6,12 +6,15 @@
 
 Without ``--vision`` the decoder learns to describe what the teacher sees, which costs no vision
 model; its figures are the ceiling of a student that sees as much. With it vision model and decoder
-are trained together, and the distillation goes on beside the captions: it keeps the vision model
-from fitting the 6,000 pictures. Captions of a picture are decoded in one packed sequence (a
+are trained together. What keeps them from fitting the 6,000 pictures is that both have a teacher
+beside the captions: the distillation goes on, and the decoder that reads the teacher's tokens says
+how likely it finds every word for the same view (Hinton et al. 2015, "Distilling the Knowledge in
+a Neural Network"). Captions of a picture are decoded in one packed sequence (a
 block-diagonal mask keeps them apart). Goes on from its checkpoint after a kill.
 """
 
 import argparse
+import copy
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +25,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import nn
 from transformers import BlipForConditionalGeneration
+from transformers.models.blip.modeling_blip_text import BlipTextLMHeadModel
 
 from captionapp.training.dataset import normalise_caption, read_imagefolder
 from captionapp.training.evaluate import score_texts
@@ -45,6 +49,7 @@ class CaptionConfig:
     vision_rate: float = 0.5  # the vision model's share of the learning rate
     frozen: int = 4  # first layers of the vision model that stay as they are
     label_smoothing: float = 0.1
+    guided: float = 0.5  # share of the guide's likelihoods in the words' loss, beside human words
     word_dropout: float = 0.05  # share of input words replaced by [PAD]
     distill: float = 1.0  # weight of the distillation beside the captions' loss
     class_weight: float = 8.0
@@ -114,7 +119,7 @@ def pack(groups: list[list[list[int]]]) -> Packed:
 
 
 def decode(
-    model: BlipForConditionalGeneration,
+    decoder: BlipTextLMHeadModel,
     packed: Packed,
     seen: torch.Tensor,
     dropped: torch.Tensor | None = None,
@@ -127,7 +132,7 @@ def decode(
     inputs = packed.inputs
     if dropped is not None:
         inputs = inputs.masked_fill(dropped & (packed.positions > 0), PAD)
-    hidden = model.text_decoder.bert(
+    hidden = decoder.bert(
         input_ids=inputs,
         attention_mask=packed.mask,
         position_ids=packed.positions,
@@ -136,7 +141,7 @@ def decode(
         use_cache=False,
     ).last_hidden_state
     real = packed.labels >= 0
-    return model.text_decoder.cls(hidden[real]), packed.labels[real]
+    return decoder.cls(hidden[real]), packed.labels[real]
 
 
 @torch.no_grad()
@@ -190,6 +195,7 @@ class Captioning:
         self.material, self.captions, self.sees = material, captions, sees
         self.seeing = Seeing(model.vision_model)  # for the distillation beside the captions
         self.distance = Distance(material.basis.weight, config.class_weight)
+        self.guide: BlipTextLMHeadModel | None = None  # reads the teacher's tokens
         # Captions there are of the first source only.
         rows = material.training_rows
         self.rows = rows[rows < len(captions.tokens)]
@@ -216,8 +222,13 @@ class Captioning:
         seen, wanted = self.look(self.model, rows, chance)
         packed = pack([self.some_captions(row, chance) for row in rows])
         dropped = torch.rand(packed.inputs.shape, generator=chance.torch) < config.word_dropout
-        logits, labels = decode(self.model, packed, seen, dropped)
+        logits, labels = decode(self.model.text_decoder, packed, seen, dropped)
         words = F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
+        if self.guide:
+            with torch.no_grad():
+                guided, _ = decode(self.guide, packed, wanted)
+            likely = F.cross_entropy(logits, guided.softmax(-1))
+            words = (1 - config.guided) * words + config.guided * likely
         if not self.sees:
             return words, {"words": words.item()}
         apart = self.distance(self.seeing.head(seen), wanted)
@@ -236,7 +247,7 @@ class Captioning:
         for part in np.array_split(rows, max(1, len(rows) // 50)):
             seen, _ = self.look(model, part, None)
             packed = pack([self.captions.tokens[p] for p in part])
-            logits, labels = decode(model, packed, seen)
+            logits, labels = decode(model.text_decoder, packed, seen)
             total += float(F.cross_entropy(logits, labels, reduction="sum"))
             tokens += len(labels)
             said = generate(model, seen, max_new_tokens=24, do_sample=False, num_beams=1)
@@ -269,6 +280,7 @@ def run(captioning: Captioning, out: Path, start: Path | None, vision: Path | No
     if vision:
         captioning.seeing.load_state_dict(load_file(vision))
         if start:
+            captioning.guide = copy.deepcopy(model.text_decoder).eval().requires_grad_(False)
             fold(model, captioning.seeing.head)
     model.vision_model.requires_grad_(captioning.sees)
     if captioning.sees:

@@ -102,7 +102,7 @@ class SelfCritical:
             own = samples[i * config.samples : (i + 1) * config.samples]
             groups.append([*own, *captioning.some_captions(int(row), chance)[: config.references]])
         packed = pack(groups)
-        logits, labels = decode(model, packed, seen)
+        logits, labels = decode(model.text_decoder, packed, seen)
         nll = F.cross_entropy(logits, labels, reduction="none")
         real = packed.labels >= 0
         which, picture_of = packed.caption[real], real.nonzero()[:, 0]

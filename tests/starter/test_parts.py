@@ -157,8 +157,8 @@ def test_packed_captions_do_not_see_each_other() -> None:
     seen = torch.randn(2, 5, WIDTH)
     groups = [[[10, 11], [10, 12, 13]], [[10]]]
     with torch.no_grad():
-        together, labels = decode(model, pack(groups), seen)
-        alone, _ = decode(model, pack([[groups[0][1]]]), seen[:1])
+        together, labels = decode(model.text_decoder, pack(groups), seen)
+        alone, _ = decode(model.text_decoder, pack([[groups[0][1]]]), seen[:1])
     torch.testing.assert_close(together[3:7], alone, rtol=1e-4, atol=1e-4)
     assert labels.tolist() == [10, 11, SEP, 10, 12, 13, SEP, 10, SEP]
 

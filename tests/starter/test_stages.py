@@ -238,6 +238,25 @@ def test_captions_start_from_the_stages_before(
     assert torch.equal(made.model.state_dict()[word], before)
 
 
+def test_the_guide_tells_the_decoder_how_likely_it_finds_every_word(
+    data: Path, material: views.Material, trained: Path, tmp_path: Path
+) -> None:
+    """A word that nobody wrote is pulled up most of all once the guide expects it."""
+    save_file(seeing().state_dict(), tmp_path / "vision.safetensors")
+    made = captioning(data, material, 0, sees=True)
+    captions.run(made, tmp_path, trained / "model.pt", tmp_path / "vision.safetensors")
+    assert made.guide and not any(one.requires_grad for one in made.guide.parameters())
+    unheard = int(np.flatnonzero(made.captions.counts == 0)[-1])
+    for expects in (False, True):
+        with torch.no_grad():
+            made.guide.get_output_embeddings().bias[unheard] += 50 * expects
+        loss, _ = made.loss(0, Chance.of(1, 1))
+        made.model.zero_grad()
+        loss.backward()
+        pull = -made.model.text_decoder.get_output_embeddings().bias.grad
+        assert (pull.argmax() == unheard) == expects
+
+
 def test_a_folded_decoder_says_the_same_of_what_the_vision_model_sees(
     data: Path, material: views.Material
 ) -> None:
@@ -245,9 +264,9 @@ def test_a_folded_decoder_says_the_same_of_what_the_vision_model_sees(
     model, head = made.model.eval(), made.seeing.head
     packed, seen = captions.pack([made.captions.tokens[0]]), torch.randn(1, 5, 384)
     with torch.no_grad():
-        wanted, _ = captions.decode(model, packed, head(seen))
+        wanted, _ = captions.decode(model.text_decoder, packed, head(seen))
         captions.fold(model, head)
-        folded, _ = captions.decode(model, packed, seen)
+        folded, _ = captions.decode(model.text_decoder, packed, seen)
     torch.testing.assert_close(folded, wanted, rtol=1e-4, atol=1e-4)
 
 
