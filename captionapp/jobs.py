@@ -9,6 +9,8 @@ from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from typing import TypeVar
 
+from PIL import Image
+
 from captionapp.captioning.batching import CaptionQueue, Reservation
 from captionapp.captioning.captioner import Caption, DecodeOptions
 from captionapp.captioning.service import LOADING, LOADING_RETRY_SECONDS, ModelService
@@ -135,8 +137,17 @@ class CaptionJobs:
                 return
             time.sleep(POLL_SECONDS)
 
-    def start(self, image_id: str, options: DecodeOptions, reservation: Reservation) -> None:
-        """Queue the making of a caption, unless the current version's is there or on its way."""
+    def start(
+        self,
+        image_id: str,
+        options: DecodeOptions,
+        reservation: Reservation,
+        picture: Image.Image | None = None,
+    ) -> None:
+        """Queue the making of a caption, unless the current version's is there or on its way.
+
+        The stored picture is read if the ``picture`` is not at hand.
+        """
         key = (image_id, options.key())
         known = self.records.captions([image_id]).get(key, [])
         if known and known[0].model_version == self.service.versions.current().name:
@@ -149,7 +160,10 @@ class CaptionJobs:
             self._under_way[key] = finished
         work, queued_at = collected(), time.perf_counter()
         future = reservation.submit(
-            lambda: self.store.load(image_id), options, begin=lambda: self._take(*key)
+            lambda: self.store.load(image_id),
+            options,
+            begin=lambda: self._take(*key),
+            picture=picture,
         )
         future.add_done_callback(lambda done: _add_times(work, queued_at, done))
         future.add_done_callback(lambda done: self._finish(key, finished, done))

@@ -146,16 +146,16 @@ class Workflow:
         with self.queue.reserve(len(files)) as reservation:
             for file in files:
                 try:
-                    image_id, fresh = self._take_in(file, contributor, options)
+                    image, fresh = self._take_in(file, contributor, options)
                 except (InvalidImage, StorageFull) as error:
                     full = error if isinstance(error, StorageFull) else full
                     self.metrics.failure(type(error).__name__)
                     submission.rejected.append(Rejected(file.display_name, error.message))
                     continue
-                if image_id not in submission.accepted:
-                    submission.accepted.append(image_id)
-                    submission.fresh.update({image_id} if fresh else ())
-                    self.jobs.start(image_id, options, reservation)
+                if image.image_id not in submission.accepted:
+                    submission.accepted.append(image.image_id)
+                    submission.fresh.update({image.image_id} if fresh else ())
+                    self.jobs.start(image.image_id, options, reservation, image.image)
         if full and not submission.accepted:
             raise full
         return submission
@@ -375,8 +375,8 @@ class Workflow:
 
     def _take_in(
         self, file: IncomingFile, contributor: str, options: DecodeOptions
-    ) -> tuple[str, bool]:
-        """The picture's id, and whether this browser did not hold it before."""
+    ) -> tuple[ValidatedImage, bool]:
+        """The picture, and whether this browser did not hold it before."""
         with timed("decode"):
             image = decode(file.read(), self.limits)
         about(image.image_id)
@@ -384,7 +384,7 @@ class Workflow:
             self.store.add(image)
             fresh = self._hold(image, file.display_name, contributor, options)
         self.metrics.picture_stored()
-        return image.image_id, fresh
+        return image, fresh
 
     def _hold(
         self, image: ValidatedImage, name: str, contributor: str, options: DecodeOptions

@@ -178,6 +178,42 @@ def test_pictures_are_prepared_while_the_model_is_busy(
     assert sizes == [(4, 4)] * 2
 
 
+def test_a_picture_at_hand_is_prepared_by_its_sender_and_not_read(
+    make_queue: Callable[..., CaptionQueue],
+) -> None:
+    captioner = FakeCaptioner()
+    seen: list[tuple[int, str]] = []
+
+    def prepare(image: Image.Image) -> Image.Image:
+        seen.append((image.width, threading.current_thread().name))
+        return image
+
+    captioner.prepare = prepare  # type: ignore[method-assign]
+    queue = make_queue(Service(captioner))
+    with queue.reserve(2) as places:
+        read = places.submit(lambda: draw(size=(8, 8)), PLAIN)
+        at_hand = places.submit(lambda: pytest.fail("read"), PLAIN, picture=draw(size=(9, 9)))
+        assert read.result(10).text == at_hand.result(10).text == "a red ball"
+    assert sorted(seen) == [(8, "pictures"), (9, threading.current_thread().name)]
+
+
+def test_a_picture_at_hand_that_cannot_be_prepared_fails_in_its_turn(
+    make_queue: Callable[..., CaptionQueue],
+) -> None:
+    captioner = FakeCaptioner()
+
+    def prepare(image: Image.Image) -> Image.Image:
+        raise CaptionFailed("too odd")
+
+    captioner.prepare = prepare  # type: ignore[method-assign]
+    queue = make_queue(Service(captioner))
+    with queue.reserve(1) as places:
+        odd = places.submit(draw, PLAIN, picture=draw())
+    with pytest.raises(CaptionFailed, match="too odd"):
+        odd.result(10)
+    assert queue.depth == 0
+
+
 def test_a_request_that_is_refused_in_its_turn_fails_alone(
     make_queue: Callable[..., CaptionQueue],
 ) -> None:

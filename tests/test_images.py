@@ -7,6 +7,7 @@ import struct
 import threading
 import warnings
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import pillow_heif
@@ -549,26 +550,39 @@ def test_stored_picture_is_exact(store: ImageStore) -> None:
         assert small.size == (THUMBNAIL_SIDE, 384)
 
 
-def test_a_view_is_made_when_it_is_asked_for_and_goes_with_the_picture(store: ImageStore) -> None:
+@pytest.mark.parametrize(
+    ("find", "size"),
+    [
+        (ImageStore.view_path, (images.VIEW_SIDE, 960)),
+        (ImageStore.thumbnail_path, (THUMBNAIL_SIDE, 384)),
+    ],
+)
+def test_a_smaller_copy_is_made_when_it_is_asked_for_and_goes_with_the_picture(
+    store: ImageStore, find: Callable[[ImageStore, str], Path], size: tuple[int, int]
+) -> None:
     validated = decode(encoded(photo((1600, 1200)), "JPEG"), LIMITS)
     store.add(validated)
-    view = store.view_path(validated.image_id)
-    made = view.stat().st_mtime_ns
-    with Image.open(view) as picture:
-        assert picture.size == (images.VIEW_SIDE, 960)
-    assert view.stat().st_size < store.path(validated.image_id).stat().st_size / 2
-    assert store.view_path(validated.image_id) == view and view.stat().st_mtime_ns == made
+    alone = store.size_bytes()
+    copy = find(store, validated.image_id)
+    made = copy.stat().st_mtime_ns
+    with Image.open(copy) as picture:
+        assert picture.size == size
+    assert store.size_bytes() - alone == copy.stat().st_size < alone / 2
+    assert find(store, validated.image_id) == copy and copy.stat().st_mtime_ns == made
     store.delete(validated.image_id)
-    assert not view.exists()
+    assert not copy.exists()
     with pytest.raises(NotFound):
-        store.view_path(validated.image_id)
+        find(store, validated.image_id)
 
 
-def test_without_room_for_a_view_the_picture_is_shown_as_it_is_stored(store: ImageStore) -> None:
+@pytest.mark.parametrize("find", [ImageStore.view_path, ImageStore.thumbnail_path])
+def test_without_room_for_a_copy_the_picture_is_shown_as_it_is_stored(
+    store: ImageStore, find: Callable[[ImageStore, str], Path]
+) -> None:
     validated = decode(encoded(photo((640, 480)), "JPEG"), LIMITS)
     store.add(validated)
     full = ImageStore(store.folder, quota_bytes=store.size_bytes() + 10)
-    assert full.view_path(validated.image_id) == store.path(validated.image_id)
+    assert find(full, validated.image_id) == store.path(validated.image_id)
 
 
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF", "HEIF", "GIF"])
@@ -608,7 +622,7 @@ def test_adding_twice_writes_once(store: ImageStore) -> None:
     store.add(validated)
     after = store.path(validated.image_id).stat()
     assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
-    assert len([path for path in store.folder.rglob("*") if path.is_file()]) == 2
+    assert len([path for path in store.folder.rglob("*") if path.is_file()]) == 1
 
 
 def test_many_threads_add_the_same(store: ImageStore) -> None:
@@ -620,7 +634,7 @@ def test_many_threads_add_the_same(store: ImageStore) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len([path for path in store.folder.rglob("*") if path.is_file()]) == 2
+    assert len([path for path in store.folder.rglob("*") if path.is_file()]) == 1
     assert store.load(validated.image_id).tobytes() == validated.image.tobytes()
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from captionapp import records as records_module
+from captionapp.captioning.captioner import Caption
 from captionapp.errors import (
     InvalidFeedback,
     InvalidOptions,
@@ -40,6 +41,18 @@ def answer(workflow: Workflow, image_id: str, contributor: str, text: str = "") 
     assert caption
     verdict = "corrected" if text else "accepted"
     workflow.give_feedback(image_id, contributor, caption.id, verdict, text, [])
+
+
+def hold(captioner: FakeCaptioner) -> threading.Event:
+    """It describes nothing before the event is set, or ten seconds have passed."""
+    go, caption = threading.Event(), captioner.caption
+
+    def later(*given: Any) -> list[Caption]:
+        go.wait(10)
+        return caption(*given)
+
+    captioner.caption = later  # type: ignore[method-assign]
+    return go
 
 
 def test_a_picture_is_stored_described_and_remembered(
@@ -299,11 +312,9 @@ def test_bytes_stay_while_an_answer_needs_them(workflow: Workflow) -> None:
 
 
 def test_a_caption_for_a_picture_deleted_meanwhile_is_dropped(
-    workflow: Workflow, captioner: FakeCaptioner, monkeypatch: pytest.MonkeyPatch
+    workflow: Workflow, captioner: FakeCaptioner
 ) -> None:
-    go = threading.Event()
-    load = workflow.store.load
-    monkeypatch.setattr(workflow.store, "load", lambda one: go.wait(10) and load(one))
+    go = hold(captioner)
     (image_id,) = workflow.submit([incoming()], "anna").accepted
     workflow.let_go(image_id, "anna")
     go.set()
@@ -346,13 +357,11 @@ def test_a_name_is_only_ever_a_name(workflow: Workflow) -> None:
 
 
 def test_threads_that_wait_leave_others_free(
-    make_app: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    make_app: Callable[..., Any], captioner: FakeCaptioner
 ) -> None:
     workflow: Workflow = make_app(CAPTIONAPP_THREADS=2).extensions["captionapp"]
     send(workflow, "white")
-    go = threading.Event()
-    load = workflow.store.load
-    monkeypatch.setattr(workflow.store, "load", lambda one: go.wait(10) and load(one))
+    go = hold(captioner)
     (image_id,) = workflow.submit([incoming()], "anna").accepted
     first = threading.Thread(target=workflow.wait, args=(image_id, "anna", 10))
     first.start()
@@ -383,13 +392,11 @@ def test_while_the_model_loads_an_upload_does_not_wait_for_ever(
 
 
 def test_a_remembered_correction_is_shown_without_waiting_for_the_model(
-    workflow: Workflow, monkeypatch: pytest.MonkeyPatch
+    workflow: Workflow, captioner: FakeCaptioner
 ) -> None:
     image_id = send(workflow)
     answer(workflow, image_id, "anna", "a rubber ball")
-    go = threading.Event()
-    load = workflow.store.load
-    monkeypatch.setattr(workflow.store, "load", lambda one: go.wait(10) and load(one))
+    go = hold(captioner)
     workflow.submit([incoming()], "ben", "a drawing of")
     started = time.monotonic()
     workflow.wait(image_id, "ben", 10)

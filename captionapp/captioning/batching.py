@@ -1,7 +1,8 @@
 """The bounded queue before the model: requests of many threads gathered into batches.
 
-Two threads: one reads pictures and makes them small, the other captions them, so that the next
-batch is prepared while the model is busy with this one.
+A picture that is at hand is made small by whoever sends it. Two threads: one reads the others and
+makes them small, the other captions, so that the next batch is prepared while the model is busy
+with this one.
 """
 
 from __future__ import annotations
@@ -64,6 +65,10 @@ class _Request:
     image: Image.Image | None = None
     error: Exception | None = None
     captioner: Captioner | None = None
+
+    @property
+    def is_prepared(self) -> bool:
+        return self.image is not None or self.error is not None
 
     def goes_with(self, other: _Request) -> bool:
         """Whether one batch can hold both; a call is alone."""
@@ -151,7 +156,7 @@ class CaptionQueue:
 
     def _submit(self, request: _Request) -> Future[Any]:
         with self._changed:
-            self._waiting.append(request)
+            (self._prepared if request.is_prepared else self._waiting).append(request)
             if not self._threads:
                 for name, run in (("pictures", self._prepare_all), ("captions", self._run)):
                     self._threads.append(threading.Thread(target=run, name=name, daemon=True))
@@ -185,9 +190,9 @@ class CaptionQueue:
                 self._tell()
 
     def _next_to_prepare(self) -> _Request | None:
-        """The oldest that waits, once there is room for it; None when all is done at closing."""
+        """The oldest that waits; None when all is done at closing."""
         with self._changed:
-            while not self._waiting or len(self._prepared) >= 2 * self._batch_size:
+            while not self._waiting:
                 if self._is_over():
                     return None
                 self._changed.wait()
@@ -195,7 +200,7 @@ class CaptionQueue:
             return self._waiting.popleft()
 
     def _prepare(self, request: _Request) -> None:
-        """Read the picture, as small as the model needs it."""
+        """Have the picture as small as the model needs it."""
         try:
             request.captioner = self._service.captioner()
             started = time.perf_counter()
@@ -298,13 +303,19 @@ class Reservation:
         load: Callable[[], Image.Image],
         options: DecodeOptions,
         begin: Callable[[], None] = lambda: None,
+        picture: Image.Image | None = None,
     ) -> Future[Caption]:
-        """Use one place. ``load`` gives the RGB picture some time before its turn, ``begin`` is
-        called in its turn and may refuse by raising, both in threads of the queue.
+        """Use one place. ``load`` gives the RGB picture some time before its turn, unless the
+        ``picture`` is at hand; ``begin`` is called in its turn and may refuse by raising; both in
+        threads of the queue.
 
         The future holds the caption, or what went wrong; never an error as a caption.
         """
-        return self._use(_Request(load, options, begin=begin))
+        if picture is None:
+            return self._use(_Request(load, options, begin=begin))
+        request = _Request(lambda: picture, options, begin=begin)
+        self._queue._prepare(request)
+        return self._use(request)
 
     def call(
         self, load: Callable[[], Image.Image], call: Callable[[Captioner, Image.Image], T]
