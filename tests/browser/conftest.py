@@ -13,7 +13,15 @@ from typing import Any
 
 import pytest
 from flask import Flask
-from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    Locator,
+    Page,
+    Route,
+    expect,
+    sync_playwright,
+)
 from werkzeug.serving import make_server
 
 from tests.browser.scenes import landscape
@@ -117,6 +125,13 @@ def visit(browser: Browser) -> Iterator[Callable[..., Visitor]]:
     for context in contexts:
         context.close()
     assert [visitor.unexpected() for visitor in visitors] == [[] for _ in visitors]
+
+
+def look_again(page: Page, awaited: Locator) -> None:
+    """What a person without script does until ``awaited`` is on the page."""
+    while not awaited.is_visible():
+        with page.expect_navigation():
+            page.get_by_role("link", name="Look again").click()
 
 
 def without_scripts(page: Page) -> None:

@@ -107,7 +107,7 @@ def test_an_evaluation_is_started_and_waited_for(client, instance, commands, mon
     assert "ended before it was finished" in client.get("/models/trained-1", auth=PASSWORD).text
     monkeypatch.setattr(detached, "lives", lambda known: True)
     page = client.get("/models/trained-1", auth=PASSWORD).text
-    assert 'data-status="waiting"' in page and '<noscript><meta http-equiv="refresh"' in page
+    assert 'data-status="waiting"' in page and ">Look again<" in page
     assert "Put it into service" not in page
     busy = client.post("/models/trained-1/evaluate", auth=PASSWORD, follow_redirects=True)
     assert "one at a time" in busy.text and len(commands) == 1
