@@ -30,9 +30,11 @@ MAX_STORED_SIDE = 2048
 THUMBNAIL_SIDE = 512
 #: Of what a page shows large: some 150 kB of a photograph that takes 5 MB as it is stored.
 VIEW_SIDE = 1280
-#: Effort of WebP's encoder for the smaller copies, 0 to 6: 2 takes a third of the time of 4, the
+#: Effort of WebP's encoder for the smaller copies, 0 to 6: 2 takes half of the time of 4, the
 #: default, for 3 % more bytes.
 _EFFORT = 2
+#: Smaller copies are made so many at a time: each takes some 40 MB of a large picture, and a core.
+_copying = threading.Semaphore(2)
 #: Longer side over shorter side above which nothing could be recognised in the picture.
 MAX_ASPECT = 100
 MEDIA_TYPE = "image/webp"
@@ -332,7 +334,7 @@ class ImageStore:
 
     def thumbnail_path(self, image_id: str) -> Path:
         """Where the thumbnail is (``MEDIA_TYPE``, at most ``THUMBNAIL_SIDE`` pixels a side), or the
-        stored picture itself if there is no room for one.
+        stored picture itself if the disk has no room for one.
 
         Raises: as ``load``.
         """
@@ -340,7 +342,7 @@ class ImageStore:
 
     def view_path(self, image_id: str) -> Path:
         """Where the picture is for a page (``MEDIA_TYPE``, at most ``VIEW_SIDE`` pixels a side), or
-        the stored picture itself if there is no room for another.
+        the stored picture itself if the disk has no room for one.
 
         Raises: as ``load``.
         """
@@ -420,20 +422,28 @@ class ImageStore:
         copy = _copy_of(path, kind)
         if copy.exists():
             return copy
+        with _copying:
+            # Another thread may have made it meanwhile.
+            if not copy.exists() and not self._make_copy(image_id, copy, side, quality):
+                return path
+        if not path.exists():  # deleted meanwhile
+            copy.unlink(missing_ok=True)
+        return self._existing(copy)
+
+    def _make_copy(self, image_id: str, copy: Path, side: int, quality: int) -> bool:
+        """Returns whether the disk had room for it. It counts, but a quota that is used up only
+        refuses pictures."""
         picture = self.load(image_id)
         picture.thumbnail((side, side), Image.Resampling.LANCZOS)
         data = _encode(picture, lossless=False, method=_EFFORT, quality=quality)
         try:
-            self._check_quota(len(data))
             _write(copy, data)
-        except (OSError, StorageFull) as error:
-            log.warning("No %s of a picture could be kept in %s: %s", kind, self.folder, error)
-            return path
+        except OSError as error:
+            log.warning("No smaller copy of a picture could be kept at %s: %s", copy, error)
+            return False
         with self._lock:
             self._measured_bytes += len(data)
-        if not path.exists():  # deleted meanwhile
-            copy.unlink(missing_ok=True)
-        return self._existing(copy)
+        return True
 
     def _path(self, image_id: str) -> Path:
         # Ids come from addresses: nothing but an id may become part of a path.

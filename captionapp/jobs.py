@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from PIL import Image
@@ -58,6 +58,13 @@ class CaptionJobs:
         self._waiters = threading.BoundedSemaphore(max(1, settings.threads // 2))
         self._under_way: dict[tuple[str, str], threading.Event] = {}
         self._lock = threading.Lock()
+        # Results are written in a thread of their own: the model does not wait for the disk.
+        self._recorder = ThreadPoolExecutor(max_workers=1, thread_name_prefix="records")
+        self._leases_extended = 0.0
+
+    def close(self) -> None:
+        """Return when the results there are have been written. The queue is closed before."""
+        self._recorder.shutdown()
 
     def have_model(self) -> None:
         """Have the model loaded, within the time that an upload may wait.
@@ -166,7 +173,7 @@ class CaptionJobs:
             picture=picture,
         )
         future.add_done_callback(lambda done: _add_times(work, queued_at, done))
-        future.add_done_callback(lambda done: self._finish(key, finished, done))
+        future.add_done_callback(lambda done: self._finish_later(key, finished, done))
 
     def take_over(self, held: Held) -> JobState:
         """Queue the caption that a process which died left unmade. If that fails, a later look at
@@ -181,6 +188,15 @@ class CaptionJobs:
             logger.warning("picture %s still waits for its caption: %s", held.image_id, error)
         return JobState(problem="", abandoned=False)
 
+    def _finish_later(
+        self, key: tuple[str, str], finished: threading.Event, future: Future[Caption]
+    ) -> None:
+        try:
+            self._recorder.submit(self._finish, key, finished, future)
+        except RuntimeError:  # closed; whoever looks at the picture next has it described
+            logger.warning("the caption of picture %s came too late to be recorded", key[0])
+            self._end(key, finished)
+
     def _take(self, image_id: str, options: str) -> None:
         """Its turn has come. Runs in the queue's thread."""
         if not self.records.take_job(image_id, options):
@@ -189,7 +205,7 @@ class CaptionJobs:
     def _finish(
         self, key: tuple[str, str], finished: threading.Event, future: Future[Caption]
     ) -> None:
-        """Keep the caption, or why there is none. Runs in the queue's thread."""
+        """Keep the caption, or why there is none. Runs in the recorder's thread."""
         image_id, options = key
         try:
             problem = _problem(future, image_id)
@@ -202,12 +218,17 @@ class CaptionJobs:
                 caption = future.result()
                 self.metrics.caption_made(caption.model_version, caption.seconds)
                 self.records.add_caption(image_id, caption)
-            self.records.extend_leases(LEASE_SECONDS)
+            self._extend_leases()
         except Exception:  # nobody waits for the result of a callback: it would go unseen
             logger.exception("the caption of picture %s could not be recorded", image_id)
             self._give_up(image_id, options)
         finally:
             self._end(key, finished)
+
+    def _extend_leases(self) -> None:
+        if time.monotonic() - self._leases_extended > LEASE_SECONDS / 4:
+            self.records.extend_leases(LEASE_SECONDS)
+            self._leases_extended = time.monotonic()
 
     def _end(self, key: tuple[str, str], finished: threading.Event) -> None:
         with self._lock:

@@ -368,14 +368,10 @@ class Records:
     def take_job(self, image_id: str, options: str) -> bool:
         """Its turn has come. Returns ``False`` if the job was dropped, or taken over, meanwhile."""
         mine = (Job.image_id == image_id, Job.options == options, Job.owner == self.owner)
+        waiting = update(Job).where(*mine, Job.problem == "", Job.begun_at.is_(None))
         with self.write() as session:
-            job = session.scalar(
-                select(Job).where(*mine, Job.problem == "", Job.begun_at.is_(None))
-            )
-            if job is None:
-                return False
-            job.begun_at = _now()
-        return True
+            taken = session.execute(waiting.values(begun_at=_now()).returning(Job.number))
+            return taken.first() is not None
 
     def drop_job(self, image_id: str, options: str, contributor: str | None) -> bool:
         """Forget a job of this process that has not been begun, if there is one that no browser

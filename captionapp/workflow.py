@@ -119,6 +119,7 @@ class Workflow:
         whether no thread uses the model any more."""
         self.letting_go.close()
         finished = self.queue.close(timeout)
+        self.jobs.close()
         finished &= self.service.close(1.0)  # a load that nobody waits for is not waited for
         self.records.close()
         return finished

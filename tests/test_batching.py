@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from typing import Any
@@ -232,20 +233,48 @@ def test_a_request_that_is_refused_in_its_turn_fails_alone(
     assert sum(size for size, _ in captioner.calls) == 1
 
 
-def test_after_a_promotion_the_new_version_captions_what_was_prepared_for_it(
+def test_after_a_promotion_the_new_version_captions_what_waits(
     make_queue: Callable[..., CaptionQueue],
 ) -> None:
+    """What was prepared for the old one is read again: the new one may see larger pictures."""
     service = Service(FakeCaptioner("old"))
     service.gate.clear()
     queue = make_queue(service)
-    first, second = submit(queue), submit(queue)
-    while queue._waiting or queue._preparing:
+    first = submit(queue)
+    while queue.depth:  # until it is being captioned
         threading.Event().wait(0.01)
+    read: list[int] = []
+
+    def load() -> Image.Image:
+        read.append(1)
+        return draw()
+
+    with queue.reserve(1) as places:
+        second = places.submit(load, PLAIN, picture=draw())
+    assert not read
     service.held = FakeCaptioner("new")
     third = submit(queue)
     service.gate.set()
     versions = [one.result(10).model_version for one in (first, second, third)]
-    assert versions == ["old", "old", "new"]
+    assert versions == ["old", "new", "new"] and read == [1]
+
+
+def test_what_waits_does_not_hold_the_picture_that_was_sent(
+    make_queue: Callable[..., CaptionQueue],
+) -> None:
+    captioner = FakeCaptioner()
+    captioner.prepare = lambda image: image.resize((4, 4))  # type: ignore[method-assign]
+    service = Service(captioner)
+    service.gate.clear()
+    queue = make_queue(service)
+    sent = draw()
+    alive = weakref.ref(sent)
+    with queue.reserve(1) as places:
+        made = places.submit(draw, PLAIN, picture=sent)
+    del sent
+    assert alive() is None
+    service.gate.set()
+    made.result(10)
 
 
 def test_a_refusal_says_how_long_the_queue_is(make_queue: Callable[..., CaptionQueue]) -> None:

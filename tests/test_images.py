@@ -577,12 +577,27 @@ def test_a_smaller_copy_is_made_when_it_is_asked_for_and_goes_with_the_picture(
 
 @pytest.mark.parametrize("find", [ImageStore.view_path, ImageStore.thumbnail_path])
 def test_without_room_for_a_copy_the_picture_is_shown_as_it_is_stored(
-    store: ImageStore, find: Callable[[ImageStore, str], Path]
+    store: ImageStore, monkeypatch: pytest.MonkeyPatch, find: Callable[[ImageStore, str], Path]
 ) -> None:
     validated = decode(encoded(photo((640, 480)), "JPEG"), LIMITS)
     store.add(validated)
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        assert find(store, validated.image_id) == store.path(validated.image_id)
+    assert find(store, validated.image_id) != store.path(validated.image_id)
+
+
+def test_copies_count_in_the_quota_but_are_not_refused(store: ImageStore) -> None:
+    first, second = (decode(encoded(photo((64, 64), seed), "PNG"), LIMITS) for seed in (1, 2))
+    store.add(first)
     full = ImageStore(store.folder, quota_bytes=store.size_bytes() + 10)
-    assert find(full, validated.image_id) == store.path(validated.image_id)
+    assert full.thumbnail_path(first.image_id) != full.path(first.image_id)
+    with pytest.raises(StorageFull):
+        full.add(second)
 
 
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF", "HEIF", "GIF"])

@@ -73,3 +73,37 @@ def test_a_client_that_stays_gets_its_description(workflow: Workflow, held: Held
     held.go.set()
     waiting.join(10)
     assert workflow.picture(image_id, "anna").status == "done"
+
+
+def test_the_model_does_not_wait_for_the_disk(
+    workflow: Workflow, held: HeldCaptioner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add, go = workflow.records.add_caption, threading.Event()
+
+    def slow(*given: Any) -> None:
+        assert go.wait(30)
+        add(*given)
+
+    monkeypatch.setattr(workflow.records, "add_caption", slow)
+    image_id = give(workflow, "blue")
+    held.go.set()
+    until(lambda: len(held.calls) == 2)  # the second, while nothing of the first is written
+    assert workflow.picture(image_id, "anna").status == "waiting"
+    go.set()
+    until(lambda: workflow.picture(image_id, "anna").status == "done")
+
+
+def test_closing_writes_what_was_made(workflow: Workflow, held: HeldCaptioner) -> None:
+    image_id = give(workflow, "blue")
+    held.go.set()
+    assert workflow.close(10)
+    assert workflow.records.captions([image_id])
+
+
+def test_what_is_made_after_closing_is_made_again_for_whoever_looks(
+    workflow: Workflow, held: HeldCaptioner, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert not workflow.close(0.01)
+    held.go.set()
+    until(lambda: not workflow.jobs._under_way)
+    assert "came too late" in caplog.text

@@ -53,7 +53,8 @@ class _Request:
     """A caption with these options, or, without options, what ``call`` makes of the picture.
 
     ``image`` and ``captioner`` are there once it is prepared, for that captioner, or ``error`` why
-    it could not be. ``begin`` is called in its turn, and may still refuse by raising.
+    it could not be. ``begin`` is called in its turn, and may still refuse by raising. ``load``
+    reads the picture from where it is stored, so that what waits holds a small one at most.
     """
 
     load: Callable[[], Image.Image]
@@ -74,7 +75,7 @@ class _Request:
         """Whether one batch can hold both; a call is alone."""
         if self.call or other.call:
             return self is other
-        return self.options == other.options and self.captioner is other.captioner
+        return self.options == other.options
 
 
 class CaptionQueue:
@@ -199,12 +200,12 @@ class CaptionQueue:
             self._preparing += 1
             return self._waiting.popleft()
 
-    def _prepare(self, request: _Request) -> None:
-        """Have the picture as small as the model needs it."""
+    def _prepare(self, request: _Request, picture: Image.Image | None = None) -> None:
+        """Have the picture as small as the model needs it; it is read unless it is at hand."""
         try:
             request.captioner = self._service.captioner()
             started = time.perf_counter()
-            request.image = request.captioner.prepare(request.load())
+            request.image = request.captioner.prepare(picture or request.load())
         except Exception as error:  # it fails alone, and in its turn
             request.error = error
             return
@@ -215,25 +216,33 @@ class CaptionQueue:
 
     def _run(self) -> None:
         while batch := self._next_batch():
-            begun = [request for request in batch if _begin(request)]
             try:
+                self._follow_promotion(batch)
+                begun = [request for request in batch if _begin(request)]
                 if begun:
                     self._make(begun)
             except Exception:  # the thread must outlive whatever a batch does
                 logger.exception("a batch of captions failed")
-                _fail(begun, RuntimeError("the batch failed"))
+                _fail(batch, RuntimeError("the batch failed"))
             finally:
                 self._give_back(len(batch))
 
+    def _follow_promotion(self, batch: list[_Request]) -> None:
+        """Prepare anew what was prepared for a version that is no longer served."""
+        for request in batch:
+            if request.image and request.captioner is not self._service.captioner():
+                self._prepare(request)
+
     def _next_batch(self) -> list[_Request]:
         """The oldest that is prepared and others that go with it; empty when all is done at
-        closing. What is being prepared is waited for, while there is room for it."""
+        closing. What is being prepared is waited for, but not for long."""
         with self._changed:
-            while not self._is_full() and (not self._prepared or self._waiting or self._preparing):
+            while not self._prepared:
                 if self._is_over():
                     return []
                 self._changed.wait()
-            if self._last_batch > 1:  # who was answered together may send the next ones together
+            # Who was answered together may send the next ones together.
+            if self._last_batch > 1 or self._waiting or self._preparing:
                 self._changed.wait_for(self._is_full, GATHER_SECONDS)
             if not self._prepared:  # cancelled at closing
                 return self._next_batch()
@@ -252,7 +261,7 @@ class CaptionQueue:
         if not self._prepared:
             return False
         most = 1 if self._prepared[0].call else self._batch_size
-        return len(self._going_together()) == most or len(self._prepared) >= 2 * self._batch_size
+        return len(self._going_together()) == most
 
     def _make(self, batch: list[_Request]) -> None:
         started = time.monotonic()
@@ -311,10 +320,9 @@ class Reservation:
 
         The future holds the caption, or what went wrong; never an error as a caption.
         """
-        if picture is None:
-            return self._use(_Request(load, options, begin=begin))
-        request = _Request(lambda: picture, options, begin=begin)
-        self._queue._prepare(request)
+        request = _Request(load, options, begin=begin)
+        if picture is not None:
+            self._queue._prepare(request, picture)
         return self._use(request)
 
     def call(
