@@ -90,7 +90,8 @@ def closed_loop(
         send = new_sender()
         random = np.random.default_rng([number, time.monotonic_ns()])
         while time.monotonic() < end:
-            outcome.time(send, picture(random))
+            data = picture(random)
+            outcome.time(send, data, time.monotonic())
 
     threads = [threading.Thread(target=client, args=(number,)) for number in range(clients)]
     for thread in threads:
@@ -103,13 +104,14 @@ def closed_loop(
 def open_loop(
     send: Send, rate: float, duration: float
 ) -> tuple[list[float], dict[str, int], float]:
-    """As ``closed_loop``; requests that come while 256 are under way wait for one of them."""
+    """As ``closed_loop``; requests that come while 256 are under way wait for one of them, and that
+    is a part of their seconds, which are counted from when they were due."""
     outcome = Outcome()
-    arrivals: queue.Queue[bytes | None] = queue.Queue()
+    arrivals: queue.Queue[tuple[bytes, float] | None] = queue.Queue()
 
     def client() -> None:
-        while (data := arrivals.get()) is not None:
-            outcome.time(send, data)
+        while (arrival := arrivals.get()) is not None:
+            outcome.time(send, *arrival)
 
     threads = [threading.Thread(target=client) for _ in range(256)]
     for thread in threads:
@@ -117,8 +119,9 @@ def open_loop(
     random = np.random.default_rng(time.monotonic_ns())
     began = time.monotonic()
     for number in range(int(rate * duration)):
-        time.sleep(max(0.0, began + number / rate - time.monotonic()))
-        arrivals.put(picture(random))
+        data, due = picture(random), began + number / rate
+        time.sleep(max(0.0, due - time.monotonic()))
+        arrivals.put((data, due))
     for _ in threads:
         arrivals.put(None)
     for thread in threads:
@@ -134,8 +137,8 @@ class Outcome:
         self.errors: dict[str, int] = {}
         self._lock = threading.Lock()
 
-    def time(self, send: Send, data: bytes) -> None:
-        began = time.monotonic()
+    def time(self, send: Send, data: bytes, due: float) -> None:
+        """Send it; ``due`` is the moment (``time.monotonic``) that the wait is counted from."""
         problem = ""
         try:
             send(data)
@@ -147,7 +150,7 @@ class Outcome:
             if problem:
                 self.errors[problem] = self.errors.get(problem, 0) + 1
             else:
-                self.seconds.append(time.monotonic() - began)
+                self.seconds.append(time.monotonic() - due)
 
 
 def sender(name: str) -> Send:

@@ -20,10 +20,11 @@ class Model:
         self.processor = AutoProcessor.from_pretrained(folder, backend="pil")
         self.model = BlipForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
         self.model.eval()
+        self.lock = threading.Lock()
 
     def caption(self, images: list[Image.Image]) -> list[str]:
         inputs = self.processor(images=images, return_tensors="pt")
-        with torch.inference_mode():
+        with self.lock, torch.inference_mode():
             tokens = self.model.generate(
                 **inputs,
                 num_beams=1,
@@ -42,13 +43,11 @@ def plain() -> Any:
     """What most captioning apps are: load, lock, generate."""
     from flask import Flask, request
 
-    app, model, lock = Flask(__name__), Model(), threading.Lock()
+    app, model = Flask(__name__), Model()
 
     @app.post("/predict")
     def predict() -> str:
-        image = decoded(request.get_data())
-        with lock:
-            return model.caption([image])[0]
+        return model.caption([decoded(request.get_data())])[0]
 
     app.add_url_rule("/health", view_func=lambda: "ok")
     return app

@@ -4,9 +4,11 @@
     python benchmarks/overload.py --seconds 60 --times 3
 
 Capacity is measured first, by sixteen clients in a closed loop. Then pictures arrive at so many
-times that rate; each is sent once, by as many threads as it needs. Every five seconds the memory of
-the worker and the queue's length are noted. When the load ends, a client asks until it is taken in,
-and until all that was taken in is described.
+times that rate; each is sent once, by as many threads as it needs. Memory of the worker and length
+of the queue are noted. When the load ends, a client asks until it is taken in, and until all that
+was taken in is described. Ends with exit code 1 and the reasons if there was any other answer than
+a page or a 503 with Retry-After, no 503 at all, a longer queue than allowed, memory that grew, or
+a second without being taken in again.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import argparse
 import collections
 import queue
 import re
+import sys
 import tempfile
 import threading
 import time
@@ -29,6 +32,8 @@ from serving import ROOT, URL, Browser, picture, serving
 
 QUEUE = 64
 CLIENTS = 256
+#: What the worker's memory may have grown by between the first fifth of the time and the last.
+GROWTH = 1.05
 
 
 def main() -> None:
@@ -52,13 +57,20 @@ def main() -> None:
         rate = arguments.times * capacity
         print(f"capacity {capacity:.1f}/s; {rate:.1f}/s for {arguments.seconds:.0f} s", flush=True)
         (worker,) = psutil.Process(server.pid).children()
-        answers = overload(worker, rate, arguments.seconds)
-        recovery()
-        report(answers)
+        described = metric("captionapp_captions_total")
+        answers, looks, ended = overload(worker, rate, arguments.seconds)
+        described = metric("captionapp_captions_total") - described
+        print(f"described meanwhile: {described / arguments.seconds:.1f}/s", flush=True)
+        problems = wrong(answers, looks, recovery(ended))
+        print(dict(answers))
+        sys.exit("; ".join(problems) or None)
 
 
-def overload(worker: psutil.Process, rate: float, duration: float) -> collections.Counter[str]:
-    """How often each answer came; a line with memory and queue every five seconds."""
+def overload(
+    worker: psutil.Process, rate: float, duration: float
+) -> tuple[collections.Counter[str], list[tuple[float, float]], float]:
+    """How often each answer came; memory (MB) and length of the queue every second; when the load
+    ended (``time.monotonic``). Prints a line now and then."""
     arrivals: queue.Queue[bytes | None] = queue.Queue()
     answers: collections.Counter[str] = collections.Counter()
     lock = threading.Lock()
@@ -74,23 +86,28 @@ def overload(worker: psutil.Process, rate: float, duration: float) -> collection
     for thread in threads:
         thread.start()
     random = np.random.default_rng(time.monotonic_ns())
-    began, next_look = time.monotonic(), 0.0
+    looks: list[tuple[float, float]] = []
+    began, next_line = time.monotonic(), 0.0
     for number in range(int(rate * duration)):
         time.sleep(max(0.0, began + number / rate - time.monotonic()))
         arrivals.put(picture(random))
-        if time.monotonic() - began > next_look:
-            next_look += 5 if duration < 120 else 30
-            memory = worker.memory_info().rss / 1e6
+        since = time.monotonic() - began
+        if since > len(looks):
+            looks.append((worker.memory_info().rss / 1e6, metric("captionapp_queue_depth")))
+        if since > next_line:
+            next_line += 5 if duration < 120 else 30
             print(
-                f"{time.monotonic() - began:6.0f} s  {memory:6.0f} MB  queue {depth():3.0f}  "
+                f"{since:6.0f} s  {looks[-1][0]:6.0f} MB  queue {looks[-1][1]:3.0f}  "
                 f"not sent yet {arrivals.qsize():3}  {dict(answers)}",
                 flush=True,
             )
+    ended = time.monotonic()
+    arrivals.queue.clear()  # what nobody had a thread for does not go on loading the server
     for _ in threads:
         arrivals.put(None)
     for thread in threads:
         thread.join()
-    return answers
+    return answers, looks, ended
 
 
 def outcome(browser: Browser, data: bytes) -> str:
@@ -104,27 +121,42 @@ def outcome(browser: Browser, data: bytes) -> str:
     return "taken in"
 
 
-def recovery() -> None:
-    began = time.monotonic()
+def recovery(ended: float) -> float:
+    """Seconds from the load's end until a picture was taken in."""
     browser, random = Browser(), np.random.default_rng(time.monotonic_ns())
     while outcome(browser, picture(random)) != "taken in":
         time.sleep(0.05)
-    print(f"taken in again {time.monotonic() - began:.2f} s after the load's end", flush=True)
-    while depth() > 0:
+    seconds = time.monotonic() - ended
+    print(f"taken in again {seconds:.2f} s after the load's end", flush=True)
+    while metric("captionapp_queue_depth") > 0:
         time.sleep(0.1)
-    print(f"all described {time.monotonic() - began:.1f} s after it")
+    print(f"all described {time.monotonic() - ended:.1f} s after it")
+    return seconds
 
 
-def report(answers: collections.Counter[str]) -> None:
+def wrong(
+    answers: collections.Counter[str], looks: list[tuple[float, float]], recovered: float
+) -> list[str]:
+    """What should not be so."""
     bad = sum(answers.values()) - answers["taken in"] - answers["503 with Retry-After"]
-    print(f"{dict(answers)}: {bad} that should not be")
+    fifth = max(1, len(looks) // 5)
+    before, after = (max(memory for memory, _ in part) for part in (looks[:fifth], looks[-fifth:]))
+    longest = max(depth for _, depth in looks)
+    checks = {
+        f"{bad} other answers": bad > 0,
+        "nothing was refused: it was no overload": not answers["503 with Retry-After"],
+        f"memory grew from {before:.0f} to {after:.0f} MB": after > GROWTH * before,
+        f"the queue was {longest:.0f} long": longest > QUEUE,
+        f"{recovered:.1f} s until it took pictures in again": recovered > 1,
+    }
+    return [problem for problem, is_so in checks.items() if is_so]
 
 
-def depth() -> float:
-    """Captions that wait, as /metrics has it."""
+def metric(name: str) -> float:
+    """The sum of a metric over its labels."""
     with urllib.request.urlopen(f"{URL}/metrics", timeout=60) as answer:
-        found = re.search(r"^captionapp_queue_depth (\S+)", answer.read().decode(), re.MULTILINE)
-    return float(found[1]) if found else 0.0
+        lines = answer.read().decode()
+    return sum(map(float, re.findall(rf"^{name}(?:{{.*}})? (\S+)$", lines, re.MULTILINE)))
 
 
 if __name__ == "__main__":

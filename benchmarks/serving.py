@@ -94,7 +94,7 @@ def serving(
         "CAPTIONAPP_INSTANCE": str(temporary / "instance"),
         "CAPTIONAPP_MODEL": str(folder),
         "CAPTIONAPP_RATE_LIMIT": "",
-        "CAPTIONAPP_THREADS": "64",
+        "CAPTIONAPP_THREADS": str(4 * BATCH),  # what ``flask model benchmark`` recommends
         "CAPTIONAPP_NUM_BEAMS": "1",
         "CAPTIONAPP_MAX_NEW_TOKENS": str(TOKENS),
         "CAPTIONAPP_BATCH_SIZE": str(BATCH),

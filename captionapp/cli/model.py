@@ -234,7 +234,7 @@ def benchmark(batch_size: int | None) -> None:
         f"CAPTIONAPP_PRECISION={advice.precision}\n"
         f"CAPTIONAPP_WORKERS={advice.workers}\n"
         f"CAPTIONAPP_TORCH_THREADS={advice.threads}\n"
-        f"CAPTIONAPP_THREADS={max(settings.threads, 2 * size)}"
+        f"CAPTIONAPP_THREADS={max(settings.threads, 4 * size)}"
     )
     if advice.precision == wanted[0]:
         click.echo("CAPTIONAPP_PRECISION=auto, the default, chooses the same.")
