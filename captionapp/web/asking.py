@@ -131,7 +131,7 @@ def _page(
             continue
         if form is None:
             form = NextForm(formdata=None)
-            form.correction.data = as_shown(caption)
+            form.correction.data = "" if held.hint else as_shown(caption)
         return render_template(
             "next.html",
             caption=caption,

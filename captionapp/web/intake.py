@@ -19,7 +19,7 @@ from captionapp.web.current import workflow
 from captionapp.web.errors import prefers_json
 from captionapp.web.forms import CancelForm, first_error
 from captionapp.web.language import translated
-from captionapp.web.presenting import description_of
+from captionapp.web.presenting import description_of, hint_of
 
 blueprint = Blueprint("intake", __name__, url_prefix="/captions")
 
@@ -83,6 +83,7 @@ def card(image_id: str, view: PictureView | None, viewer: str) -> dict[str, Any]
         "status": status,
         "ahead": view.ahead,
         "problem": translated(view.problem),
+        "hint": hint_of(view, description),
         "description": said,
         "url": url_for("pictures.show", image_id=image_id),
         "thumbnail": url_for("pictures.thumbnail", image_id=image_id),

@@ -14,7 +14,7 @@ from captionapp.web.connection import client_gone
 from captionapp.web.current import workflow
 from captionapp.web.forms import AskForm, ButtonForm, FeedbackForm
 from captionapp.web.operator import is_operator
-from captionapp.web.presenting import description_of, served_version
+from captionapp.web.presenting import description_of, hint_of, served_version
 
 blueprint = Blueprint("pictures", __name__, url_prefix="/images/<image_id>")
 
@@ -47,7 +47,7 @@ def page(
         form = FeedbackForm(formdata=None)
     description = description_of(view, viewer)
     if not filled and description is not None:
-        form.correction.data = description.text
+        form.correction.data = "" if hint_of(view, description) else description.text
         form.caption_id.data = view.caption.id if view.caption else ""
     return render_template(
         "picture.html",

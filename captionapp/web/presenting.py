@@ -120,6 +120,12 @@ def hint_text(hint: str) -> str:
     return ""
 
 
+def hint_of(view: PictureView, description: Description | None) -> str:
+    """Why whatever a model says of the picture is a guess; empty of most pictures, and once a
+    person stands behind the description."""
+    return "" if description and description.checked else hint_text(view.hint)
+
+
 def sureness(probability: float) -> str:
     """A sentence for the geometric mean of the tokens' probabilities, in (0, 1]."""
     if probability >= 0.6:
@@ -185,4 +191,4 @@ def init_app(app: Flask) -> None:
         sureness=sureness,
         day=day,
     )
-    app.jinja_env.globals["description_of"] = description_of
+    app.jinja_env.globals.update(description_of=description_of, hint_of=hint_of)

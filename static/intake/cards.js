@@ -84,7 +84,10 @@ export class Card {
     const said = picture.description;
     const words = this.part("words");
     const label = this.part("label");
-    words.hidden = label.hidden = !said;
+    const hint = this.part("hint"); // in place of the words, which its own page has as well
+    hint.textContent = picture.hint ?? "";
+    hint.hidden = !picture.hint;
+    words.hidden = label.hidden = !said || Boolean(picture.hint);
     if (!said) return;
     words.textContent = said.text;
     words.lang = said.source === "machine" ? "en" : "";

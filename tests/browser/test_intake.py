@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from PIL import Image
 from playwright.sync_api import Page, expect
 
 from tests.conftest import FakeCaptioner, draw, encoded
@@ -121,6 +122,19 @@ def test_fifty_pictures_dropped_at_once_with_two_broken_ones(app, running, visit
     page.reload()
     page.wait_for_load_state("networkidle")
     expect(page.locator("[data-tray]")).to_be_hidden()
+
+
+def test_the_card_of_a_blank_picture_has_a_hint_in_place_of_the_sentence(app, running, visit):
+    page = visit(running(app)).page
+    page.goto("/")
+    white = encoded(Image.new("RGB", (64, 48), "white"))
+    give(page, "drop", [("white.png", white), ("ball.png", picture(1))])
+    expect(in_state(page, "done")).to_have_count(2, timeout=60_000)
+    blank, ball = cards(page).nth(0), cards(page).nth(1)
+    expect(blank.get_by_text("all of one colour")).to_be_visible()
+    expect(blank.locator(".words")).to_be_hidden()
+    expect(ball.locator(".words")).to_have_text("a red ball")
+    expect(ball.locator("[data-hint]")).to_be_hidden()
 
 
 def test_the_same_without_script(make_app, running, visit, tmp_path):

@@ -3,9 +3,11 @@ from __future__ import annotations
 import re
 
 import pytest
+from sqlalchemy import update
 
 from captionapp.captioning.captioner import Caption, DecodeOptions
 from captionapp.errors import FeedbackStoreError, QueueFull
+from captionapp.tables import Picture
 from tests.conftest import draw, encoded
 from tests.waiting import until
 from tests.web.sending import send
@@ -52,6 +54,19 @@ def test_the_least_sure_comes_first_and_an_answer_leads_to_the_next(app, client,
     assert "a red ball" in page and "a blue ball" not in page
     client.post("/feedback/next", data=fields(page) | {"verdict": "accepted"}, auth=PASSWORD)
     assert "has an answer" in client.get("/feedback/next", auth=PASSWORD).text
+
+
+def test_a_blank_picture_has_a_hint_in_place_of_the_sentence(app, client, workflow):
+    image_id = picture(app, workflow, "red", 0.4)
+    with workflow.records.write() as session:
+        session.execute(update(Picture).values(hint="blank"))
+    page = client.get("/feedback/next", auth=PASSWORD).text
+    shown = re.sub(r"<details.*?</details>", "", page, flags=re.DOTALL)
+    assert "all of one colour" in shown and ">a red ball<" not in shown
+    assert ">a red ball<" in page
+    assert re.search(r"<textarea[^>]*>\s*</textarea>", page)
+    client.post("/feedback/next", data=fields(page) | {"verdict": "accepted"}, auth=PASSWORD)
+    assert [row.image_id for row in workflow.feedback.rows()] == [image_id]
 
 
 def test_the_field_has_the_focus_and_what_was_left_out_can_be_gone_back_to(app, client, workflow):

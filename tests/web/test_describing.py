@@ -236,3 +236,42 @@ def test_a_picture_that_shows_nothing_says_so_and_is_described_all_the_same(
     small = send(client, encoded(draw(size=(40, 20))))
     assert "The picture is very small" in client.get(small).text
     assert "is a guess" not in client.get(send(client, png)).text
+
+
+#: What is read of a part of a page at first: without what stands in closed <details>.
+CLOSED = re.compile(r"<details(?![^>]* open>).*?</details>", re.DOTALL)
+
+
+def at_first(page: str) -> str:
+    main = page[page.index("<main") : page.index("</main>")]
+    return CLOSED.sub("", main)
+
+
+def test_the_hint_stands_in_place_of_the_sentence_until_a_person_has_said_something(
+    client: FlaskClient,
+) -> None:
+    address = send(client, encoded(Image.new("RGB", (200, 100), "white")))
+    for path in (address, "/history"):
+        page = client.get(path).text
+        assert "all of one colour" in at_first(page) and "a ball" not in at_first(page), path
+        assert "What the model wrote all the same" in page and "a ball" in page
+    page = client.get(address).text
+    assert "How sure the model was" not in at_first(page)
+    assert "The model’s text is right" in at_first(page)
+    form = {"caption_id": caption_id_of(page), "verdict": "corrected", "correction": "Snow"}
+    client.post(f"{address}/feedback", data=form)
+    for path in (address, "/history"):
+        page = client.get(path).text
+        assert "Snow" in at_first(page) and "all of one colour" not in page, path
+
+
+def test_a_guess_can_be_confirmed(client: FlaskClient) -> None:
+    address = send(client, encoded(Image.new("RGB", (200, 100), "white")))
+    form = {"caption_id": caption_id_of(client.get(address).text), "verdict": "accepted"}
+    client.post(f"{address}/feedback", data=form)
+    assert "a ball" in at_first(client.get("/history").text)
+    assert "all the same" not in client.get(address).text
+
+
+def caption_id_of(page: str) -> str:
+    return re.findall(r'name="caption_id" value="(\w+)"', page)[0]

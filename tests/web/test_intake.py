@@ -5,6 +5,7 @@ import threading
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from captionapp.errors import AddressRefused, FetchBusy, QueueFull
 from captionapp.web.intake import MAX_ASKED
@@ -66,6 +67,20 @@ def test_a_picture_is_answered_at_once_and_asked_after(client, workflow, gate, p
         "label": "Written by a machine, not yet checked",
         "checked": False,
     }
+
+
+def test_a_card_of_a_blank_picture_says_so(client, workflow, png):
+    blank, other = (
+        send(client, data).json["pictures"][0]["image_id"]
+        for data in (encoded(Image.new("RGB", (200, 100), "white")), png)
+    )
+    until(lambda: {one["status"] for one in status(client, blank, other)["pictures"]} == {"done"})
+    first, second = status(client, blank, other)["pictures"]
+    assert "all of one colour" in first["hint"] and second["hint"] == ""
+    assert first["description"]["text"] == "a red ball"
+    form = {"verdict": "accepted", "caption_id": workflow.picture(blank, None).caption.id}
+    client.post(f"/images/{blank}/feedback", data=form)
+    assert status(client, blank)["pictures"][0]["hint"] == ""
 
 
 def test_the_last_batch_comes_back_in_its_order(client, png):
