@@ -40,7 +40,7 @@ class Browser:
     def __init__(self) -> None:
         cookies = urllib.request.HTTPCookieProcessor(http.cookiejar.CookieJar())
         self._opener = urllib.request.build_opener(cookies, _StayHere())
-        found = re.search(r'name="csrf_token"[^>]*value="([^"]+)"', self._get("/"))
+        found = re.search(r'name="csrf_token"[^>]*value="([^"]+)"', self.read("/"))
         assert found, "the form has no token"
         self._token = found[1]
 
@@ -59,12 +59,13 @@ class Browser:
     def describe(self, data: bytes) -> None:
         """Send a picture, and return when its page has the description."""
         where = self.send(data)
-        while 'data-status="waiting"' in (page := self._get(where)):
+        while 'data-status="waiting"' in (page := self.read(where)):
             time.sleep(0.1)
         if 'data-status="failed"' in page:
             raise RuntimeError("no caption")
 
-    def _get(self, path: str) -> str:
+    def read(self, path: str) -> str:
+        """The page at this path."""
         with self._opener.open(f"{URL}{path}", timeout=300) as answer:
             text: str = answer.read().decode()
         return text

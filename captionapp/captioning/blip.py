@@ -224,6 +224,21 @@ class BlipCaptioner:
         return [tokens for tokens in words if tokens and unknown not in tokens]
 
 
+@dataclass(frozen=True)
+class LoadAs:
+    """Loads a checkpoint in a number format, in this process or, pickled, in another."""
+
+    folder: Path
+    model_version: str
+    engine_folder: Path
+
+    def __call__(self, precision: str, threads: int) -> BlipCaptioner | None:
+        """None if the format may not serve, or torch does not have it."""
+        options = EngineOptions(threads, precision, self.engine_folder)
+        captioner = BlipCaptioner.load(self.folder, self.model_version, options)
+        return captioner if captioner.engine == f"torch {precision}" else None
+
+
 def _stock(folder: str | Path, model_version: str) -> tuple[Any, Any]:
     """The model as stock transformers loads it, in evaluation mode and in the number format of its
     file, and its processor.

@@ -203,7 +203,7 @@ def benchmark(batch_size: int | None) -> None:
     """Measure how fast this machine captions with the version that would be served, and say which
     settings follow. Takes a minute or a few; what else the machine does spoils the figures."""
     from captionapp.captioning.benchmark import advise, measure
-    from captionapp.captioning.blip import BlipCaptioner, EngineOptions
+    from captionapp.captioning.blip import LoadAs
     from captionapp.captioning.engine import precision
 
     flow = workflow()
@@ -211,26 +211,22 @@ def benchmark(batch_size: int | None) -> None:
     size, folder = batch_size or settings.batch_size, settings.instance / "engine"
     cores = available_cores()
 
-    def load(name: str, threads: int) -> BlipCaptioner | None:
-        options = EngineOptions(threads, name, folder)
-        captioner = BlipCaptioner.load(version.folder, version.name, options)
-        if captioner.engine == f"torch {name}":
-            return captioner
-        click.echo(f"{name} is left out: the self-check refused it, or torch does not have it.")
-        return None
-
     click.echo(f"{version.name}, {cores} cores, batches of {size}; seconds a caption:")
     speeds = []
     wanted = precision.fastest(folder)
+    load = LoadAs(version.folder, version.name, folder)
     for speed in measure(load, wanted, cores, settings.decode_options(), size):
         speeds.append(speed)
+        alone = f"alone {speed.alone:.3f}, " if speed.alone else ""
         click.echo(
-            f"{speed.precision:5} {speed.threads:3} threads: "
-            f"alone {speed.alone:.3f}, in a batch {speed.batched:.3f}"
+            f"{speed.precision:5} {speed.workers} x {speed.threads} threads: "
+            f"{alone}in batches {speed.batched:.3f}"
         )
-    advice = advise(speeds, cores)
+    for name in [one for one in wanted if one not in {speed.precision for speed in speeds}]:
+        click.echo(f"{name} is left out: the self-check refused it, or torch does not have it.")
+    advice = advise(speeds)
     click.echo(
-        f"\nAbout {advice.captions_a_second:.1f} captions a second, at best, with\n"
+        f"\nAbout {advice.captions_a_second:.1f} captions a second with\n"
         f"CAPTIONAPP_PRECISION={advice.precision}\n"
         f"CAPTIONAPP_WORKERS={advice.workers}\n"
         f"CAPTIONAPP_TORCH_THREADS={advice.threads}\n"

@@ -221,6 +221,7 @@ def test_benchmark_recommends_what_is_fastest(
     run: Any, captioner: FakeCaptioner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from captionapp.captioning import blip
+    from captionapp.captioning.benchmark import Speed
     from captionapp.captioning.engine import precision
 
     asked: list[tuple[str, int]] = []
@@ -233,9 +234,15 @@ def test_benchmark_recommends_what_is_fastest(
     monkeypatch.setattr(blip.BlipCaptioner, "load", load)
     monkeypatch.setattr(precision, "fastest", lambda folder: ["int8", "fp32"])
     monkeypatch.setattr("captionapp.cli.model.available_cores", lambda: 2)
+
+    def together(load: Any, some: Speed, *given: Any) -> float:
+        asked.append((f"{some.workers} x {some.precision}", some.threads))
+        return 0.001
+
+    monkeypatch.setattr("captionapp.captioning.benchmark.seconds_together", together)
     result = run("benchmark", "--batch-size", "3")
     assert result.exit_code == 0, result.output
-    assert asked == [("int8", 2), ("fp32", 2), ("fp32", 1)]
+    assert asked == [("int8", 2), ("fp32", 2), ("2 x fp32", 1)]
     assert "int8 is left out" in result.stdout
     assert "CAPTIONAPP_PRECISION=fp32" in result.stdout
     assert "CAPTIONAPP_WORKERS=" in result.stdout
