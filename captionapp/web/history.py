@@ -41,7 +41,7 @@ def page(at: str, form: FeedbackForm | None = None, problem: str = "") -> Respon
     if opened:
         pictures = _from(opened, viewer, chosen)
     elif valid:
-        pictures = workflow().pictures(viewer, chosen, **wanted.place())  # type: ignore[arg-type]
+        pictures = _page(viewer, chosen, wanted.place())
     else:  # nothing: all pictures would be taken for the answer to what was asked
         pictures = Page([], 0, 0, "", "")
     counts = workflow().gallery.counts(viewer)
@@ -132,6 +132,14 @@ def undo() -> ResponseReturnValue:
         flash(gettext("It is too late to bring these back."), "problem")
     arguments = wanted.asked().arguments(**wanted.place())
     return redirect(url_for("history.show", **arguments), 303)
+
+
+def _page(viewer: str, chosen: Wanted, place: dict[str, str]) -> Page:
+    """The page at this place; if all that was there has gone, the last one on the way to it."""
+    found = workflow().pictures(viewer, chosen, **place)  # type: ignore[arg-type]
+    if found.items or not found.total:
+        return found
+    return workflow().pictures(viewer, chosen, before=None if "before" in place else "")
 
 
 def _from(opened: PictureView, viewer: str, chosen: Wanted) -> Page:

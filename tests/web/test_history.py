@@ -81,6 +81,20 @@ def test_pages_lead_to_each_other(app, anna):
     assert shown(anna.get("/history?after=nonsense&page=x").text) == shown(first)
 
 
+def test_where_everything_has_gone_the_page_beside_it_is_shown(app, anna):
+    image_ids = hang(app, 25)
+    behind = link(anna.get("/history").text, "next")
+    assert shown(anna.get(behind).text) == [25]
+    anna.post(f"/images/{image_ids[-1]}/delete")
+    page = anna.get(behind).text
+    assert shown(page) == list(range(1, 25)) and "1–24 of 24" in page
+    assert "None of them" not in page
+    anna.post("/history/undo", data={"moment": moments(page)[0]})
+    before = link(anna.get(behind).text, "prev")
+    anna.post("/history/selection", data={"picture": image_ids[:24], "do": "delete"})
+    assert shown(anna.get(before).text) == [25]
+
+
 def test_search_filter_and_order(app, anna, workflow):
     image_ids = hang(app, 12)
     answer(anna, workflow, image_ids[2], "A kite")
