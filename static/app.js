@@ -33,10 +33,36 @@ const moved = async (card) => { // its description has put it on another page of
     return null;
   }
 };
+/** Whether somebody is at this card: what is written there, or about to be pressed, is theirs. */
+const inUse = (card) => {
+  const at = document.activeElement;
+  if (card.contains(at) && (at.closest("details[open]") || at.closest("form")?.querySelector("textarea"))) return true;
+  const fields = [...card.querySelectorAll("textarea, input:not([name=picture])")];
+  return card.classList.contains("sending") || fields.some((field) => (
+    (field.defaultValue ?? field.value) !== field.value || field.checked !== field.defaultChecked
+    || (field.matches("[aria-invalid]") && field.value))); // refused: it came back as it was written
+};
+/** The same kind of thing in a card that takes the place of another. */
+const alike = (element, card) => [...card.querySelectorAll(element.localName)].find((one) => (
+  one.className === element.className && one.name === element.name
+  && one.textContent.trim() === element.textContent.trim())) ?? card.querySelector("a[href]");
+const put = (fresh, old) => {
+  fresh.querySelectorAll("button[data-copy]").forEach((button) => {
+    button.hidden = !navigator.clipboard;
+  });
+  const focused = old.contains(document.activeElement) && document.activeElement;
+  const box = fresh.querySelector("[name=picture]");
+  if (box) box.checked = old.querySelector("[name=picture]").checked;
+  old.replaceWith(fresh);
+  fresh.dispatchEvent(new Event("put", { bubbles: true }));
+  if (focused) alike(focused, fresh)?.focus({ preventScroll: true });
+};
 const poll = async () => {
   let page;
   try {
-    const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
+    // Not where the page came from: that may have been a form that was refused.
+    const { again } = document.querySelector("[data-again]").dataset;
+    const answer = await fetch(again, { headers: { Accept: "text/html" } });
     if (answer.status === 404) return;
     page = new DOMParser().parseFromString(await answer.text(), "text/html");
   } catch {
@@ -44,14 +70,10 @@ const poll = async () => {
   }
   let arrived = 0;
   for (const old of document.querySelectorAll("[data-status=waiting]")) {
-    if (old.contains(document.activeElement)) continue; // somebody may be writing in it
+    if (inUse(old)) continue;
     const fresh = page.getElementById(old.id) ?? await moved(old);
-    if (!fresh || fresh.dataset.status === "waiting") continue;
-    fresh.querySelectorAll("button[data-copy]").forEach((button) => {
-      button.hidden = !navigator.clipboard;
-    });
-    old.replaceWith(fresh);
-    fresh.dispatchEvent(new Event("put", { bubbles: true }));
+    if (!fresh || fresh.dataset.status === "waiting" || inUse(old)) continue;
+    put(fresh, old);
     if (fresh.dataset.arrived) announce(fresh.dataset.arrived);
     else arrived += 1;
   }

@@ -15,7 +15,8 @@ from flask import Flask
 from playwright.sync_api import Page, expect
 
 from captionapp.errors import FeedbackStoreError
-from tests.hanging import cookie, hang
+from tests.conftest import HeldCaptioner, serve
+from tests.hanging import ANNA, cookie, hang
 from tests.waiting import until
 
 pytestmark = [
@@ -49,6 +50,17 @@ def open_gallery(app: Flask, running: Any, visit: Any) -> Callable[..., Page]:
 
 def said(app: Flask) -> list[str]:
     return [row.feedback for row in app.extensions["captionapp"].feedback.rows()]
+
+
+def describe_again(app: Flask, held: HeldCaptioner) -> list[str]:
+    """Have a newer version describe all pictures once it is let go; returns their ids."""
+    workflow = app.extensions["captionapp"]
+    held.model_version = "fake-2"
+    serve(workflow, held)
+    image_ids = [view.image_id for view in workflow.pictures(ANNA).items]
+    for image_id in image_ids:
+        workflow.again(image_id, ANNA)
+    return image_ids
 
 
 def field(page: Page) -> Any:
@@ -146,6 +158,44 @@ def test_what_is_written_in_a_card_stays_when_its_answer_arrives_late(app, open_
         held[0].continue_()
     page.evaluate("new Promise((done) => setTimeout(done, 100))")
     expect(field(page)).to_have_value("ball number 1 and a kite")
+
+
+def test_what_arrives_leaves_what_was_written_chosen_and_where_the_keyboard_is(
+    app, open_gallery, held
+):
+    page = open_gallery(3, path="/about")
+    describe_again(app, held)
+    page.goto("/history")
+    expect(page.locator(".working")).to_have_count(4)  # one is above the cards
+    page.keyboard.press("c")
+    page.keyboard.type(" and a kite")
+    page.get_by_label("Choose 2.png").check()
+    page.keyboard.press("j")  # to the third, away from what is half written
+    focused = page.locator(".card:has(.print:focus)")
+    expect(focused).to_contain_text("ball number 3")
+    held.go.set()
+    expect(focused).to_contain_text("a red ball")
+    expect(page.locator(".card").nth(1)).to_contain_text("a red ball")
+    expect(page.get_by_label("Choose 2.png")).to_be_checked()
+    expect(page.get_by_text("One chosen")).to_be_visible()
+    expect(field(page)).to_have_value("ball number 1 and a kite")
+
+
+def test_a_description_arrives_after_an_answer_to_the_one_before_was_refused(
+    app, open_gallery, held, monkeypatch
+):
+    page = open_gallery(1, path="/about", expected=("status of 503",))
+    (image_id,) = describe_again(app, held)
+
+    def fail(row: Any) -> None:
+        raise FeedbackStoreError("The disk is full.")
+
+    monkeypatch.setattr(app.extensions["captionapp"].feedback, "append", fail)
+    page.goto(f"/images/{image_id}")
+    page.get_by_role("button", name="Yes, it is right").click()
+    expect(page.get_by_role("alert")).to_contain_text("The disk is full.")
+    held.go.set()
+    expect(page.locator("blockquote")).to_have_text("a red ball")
 
 
 def test_words_are_struck_and_replaced(app, open_gallery):

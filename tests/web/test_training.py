@@ -91,7 +91,7 @@ def test_what_keeps_it_from_starting_is_said(client, monkeypatch, error):
 def test_a_training_is_seen_without_script_and_stopped(app, client):
     folder = trace(app, "running")
     page = client.get("/models", auth=PASSWORD).text
-    assert '<noscript><p><a href="/models">Look again' in page
+    assert '<noscript data-again="/models"><p><a href="/models">Look again' in page
     assert 'data-events="/models/training/events"' in page and "training.js" in page
     assert 'value="30" max="120"' in page and "1:15 min left" in page
     assert "Start a training" not in page
