@@ -146,6 +146,23 @@ class Gallery:
             row = session.execute(query).first()
         return _cursor(tuple(row)) if row else ""
 
+    def neighbour(
+        self, contributor: str, wanted: Wanted, image_id: str, *, backwards: bool = False
+    ) -> str:
+        """The picture behind this one, or before it; empty if there is none. This one need not be
+        among those wanted, and may just have been let go of."""
+        position = _position(self.cursor(contributor, image_id, wanted.sort), wanted.sort)
+        if position is None:
+            return ""
+        query = (
+            select(Holding.image_id)
+            .where(*_matching(contributor, wanted), _behind(wanted.sort, position, backwards))
+            .order_by(*_order(wanted.sort, backwards))
+            .limit(1)
+        )
+        with self._records.read() as session:
+            return session.scalar(query) or ""
+
     def next_unanswered(
         self, contributor: str, wanted: Wanted, after: str, besides: str = ""
     ) -> str | None:

@@ -95,15 +95,15 @@ class LettingGo:
                 if moment is not None
             ]
 
-    def take_back(self, contributor: str, moment: str) -> int:
-        """Undo the act of this ``Release.moment``; returns how many pictures are back, 0 if it is
-        too late."""
+    def take_back(self, contributor: str, moment: str) -> list[str]:
+        """Undo the act of this ``Release.moment``; returns the pictures that are back, none if it
+        is too late."""
         try:
             released_at = float(moment)
         except ValueError:
-            return 0
+            return []
         with self._records.write() as session:
-            back = session.execute(
+            back = session.scalars(
                 update(Holding)
                 .where(
                     Holding.contributor == contributor,
@@ -114,7 +114,7 @@ class LettingGo:
                 .values(released_at=None)
                 .returning(Holding.image_id)
             )
-            return len(back.all())
+            return list(back)
 
     def sweep(self) -> None:
         """Have what is due purged in the background: after a start, nothing waits for it yet."""

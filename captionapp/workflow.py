@@ -171,8 +171,8 @@ class Workflow:
         """Return when the caption this browser asked for is there, has failed, or time is up.
 
         It is up at once if many wait already, or if a person's words are there to be shown: the
-        page does not need this, it fills itself. If the one who waits is ``gone``, the caption is
-        not made, unless it is begun; whoever comes back to the picture has it made then.
+        page does not need this, it can be looked at again. If the one who waits is ``gone``, the
+        caption is not made, unless it is begun; whoever comes back to the picture has it made then.
         """
         held = self.records.held(image_id, contributor)
         if not self.memory.remembered(image_id, contributor):

@@ -13,7 +13,8 @@ const form = (card) => card.querySelector(".correct");
 const waits = (card) => card.dataset.answered === "no" && form(card) && !card.classList.contains("sending");
 const sent = new Set(); // answers on their way
 const visited = []; // ids of the pictures that were open, the last one at the end
-let last = null; // where the keyboard was, for a picture whose card has been put anew
+// Where the keyboard was: at a picture whose card has been put anew, or beside the one that was deleted.
+let last = location.hash.startsWith("#picture-") ? location.hash.slice(1) : null;
 
 // Moving
 

@@ -181,7 +181,7 @@ def test_what_was_deleted_can_be_taken_back_after_its_batch_was_cancelled(
     workflow.letting_go.release([second], "anna")
     assert workflow.cancel("anna", BATCH) == [third, fourth]
     (release,) = workflow.letting_go.releases("anna")
-    assert workflow.letting_go.take_back("anna", release.moment) == 1
+    assert workflow.letting_go.take_back("anna", release.moment) == [second]
     held.go.set()
     until(lambda: workflow.picture(second, "anna").status == "done")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from flask import Blueprint, Response, flash, redirect, render_template, request, url_for
@@ -38,10 +39,11 @@ def page(at: str, form: FeedbackForm | None = None, problem: str = "") -> Respon
     valid = asked.validate()
     chosen = asked.chosen() if valid else Wanted()
     opened = workflow().pictures_of([at], viewer).get(at) if at else None
+    place = wanted.place() | ({"at": at} if opened else {})
     if opened:
         pictures = _from(opened, viewer, chosen)
     elif valid:
-        pictures = _page(viewer, chosen, wanted.place())
+        pictures = _page(viewer, chosen, at)
     else:  # nothing: all pictures would be taken for the answer to what was asked
         pictures = Page([], 0, 0, "", "")
     counts = workflow().gallery.counts(viewer)
@@ -49,11 +51,11 @@ def page(at: str, form: FeedbackForm | None = None, problem: str = "") -> Respon
         "history.html",
         pictures=pictures,
         opened=opened.image_id if opened else "",
-        back=_back(viewer),
+        back=_back(opened, viewer, chosen) if opened else None,
         answer=form,
         problem=problem,
         asked=asked,
-        place=wanted.place(),
+        place=place,
         filter_problem="" if valid else first_error(asked),
         states=STATES,
         counts={"": sum(counts.values())} | {state.value: n for state, n in counts.items()},
@@ -95,6 +97,7 @@ def cards() -> str:
         "cards.html",
         views=list(workflow().pictures_of(image_ids, viewer).values()),
         asked=wanted.asked(),
+        place=wanted.place(),
         viewer=viewer,
         button=ButtonForm(formdata=None),
     )
@@ -114,13 +117,12 @@ def selection() -> ResponseReturnValue:
     if request.form.get("everything") and asked.validate():
         workflow().gallery.refresh(viewer)
         chosen = workflow().gallery.matching(viewer, asked.chosen())
-    back = redirect(url_for("history.show", **asked.arguments(**wanted.place())), 303)
     if not chosen:
         flash(gettext("Choose some pictures first."), "problem")
-        return back
+        return _to_page()
     if request.form.get("do") == "delete":
         workflow().letting_go.release(chosen, viewer)
-        return back
+        return _to_page()
     return _download(chosen, viewer, request.form.get("form", ""))
 
 
@@ -128,18 +130,42 @@ def selection() -> ResponseReturnValue:
 def undo() -> ResponseReturnValue:
     """Takes back what was let go of together."""
     moment = request.form.get("moment", "")
-    if not workflow().letting_go.take_back(identity.contributor(), moment):
+    taken_back = workflow().letting_go.take_back(identity.contributor(), moment)
+    if not taken_back:
         flash(gettext("It is too late to bring these back."), "problem")
+    return _to_page(taken_back[0] if taken_back else "")
+
+
+def beside(image_id: str) -> ResponseReturnValue:
+    """Back to the page that the address names, to the picture next to this one, which is gone."""
+    viewer = identity.contributor()
+    asked = wanted.asked()
+    chosen = asked.chosen() if asked.validate() else Wanted()
+    gallery = workflow().gallery
+    return _to_page(
+        gallery.neighbour(viewer, chosen, image_id)
+        or gallery.neighbour(viewer, chosen, image_id, backwards=True)
+    )
+
+
+def _to_page(image_id: str = "") -> ResponseReturnValue:
+    """Back to the page that the address names, where this picture is."""
     arguments = wanted.asked().arguments(**wanted.place())
-    return redirect(url_for("history.show", **arguments), 303)
+    anchor = f"picture-{image_id}" if image_id else None
+    return redirect(url_for("history.show", **arguments, _anchor=anchor), 303)
 
 
-def _page(viewer: str, chosen: Wanted, place: dict[str, str]) -> Page:
-    """The page at this place; if all that was there has gone, the last one on the way to it."""
-    found = workflow().pictures(viewer, chosen, **place)  # type: ignore[arg-type]
+def _page(viewer: str, chosen: Wanted, at: str) -> Page:
+    """The page behind or before the cursor in the address, or behind the picture ``at``, which is
+    gone; if nothing is left there, the last page on the way to it."""
+    after = request.args.get("after", "")
+    before = request.args.get("before")
+    if at:
+        after = workflow().gallery.cursor(viewer, at, chosen.sort) or after
+    found = workflow().pictures(viewer, chosen, after=after, before=before)
     if found.items or not found.total:
         return found
-    return workflow().pictures(viewer, chosen, before=None if "before" in place else "")
+    return workflow().pictures(viewer, chosen, before="" if before is None else None)
 
 
 def _from(opened: PictureView, viewer: str, chosen: Wanted) -> Page:
@@ -148,14 +174,16 @@ def _from(opened: PictureView, viewer: str, chosen: Wanted) -> Page:
     cursor = gallery.cursor(viewer, opened.image_id, chosen.sort)
     rest = workflow().pictures(viewer, chosen, after=cursor, per_page=PER_PAGE - 1)
     items = [opened, *(one for one in rest.items if one.image_id != opened.image_id)]
-    ahead = gallery.page(viewer, chosen, before=cursor, limit=1).image_ids
+    ahead = gallery.neighbour(viewer, chosen, opened.image_id, backwards=True)
     return Page(items, 0, rest.total, cursor if ahead else "", rest.older)
 
 
-def _back(viewer: str) -> PictureView | None:
-    """The picture that was answered or left out last."""
-    image_id = request.args.get("back", "")
-    return workflow().pictures_of([image_id], viewer).get(image_id) if image_id else None
+def _back(opened: PictureView, viewer: str, chosen: Wanted) -> PictureView | None:
+    """The picture that was answered or left out last; from there on, the one before it."""
+    image_id = request.args.get("back") or workflow().gallery.neighbour(
+        viewer, replace(chosen, state=None), opened.image_id, backwards=True
+    )
+    return workflow().pictures_of([image_id], viewer).get(image_id)
 
 
 def _releases(viewer: str) -> list[tuple[str, int, int]]:

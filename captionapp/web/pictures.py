@@ -9,7 +9,7 @@ from flask.typing import ResponseReturnValue
 
 from captionapp.errors import NotFound
 from captionapp.images import MEDIA_TYPE
-from captionapp.web import identity, wanted
+from captionapp.web import history, identity
 from captionapp.web.connection import client_gone
 from captionapp.web.current import workflow
 from captionapp.web.forms import AskForm, ButtonForm, FeedbackForm
@@ -85,8 +85,7 @@ def thumbnail(image_id: str) -> Response:
 def delete(image_id: str) -> ResponseReturnValue:
     if not workflow().letting_go.release([image_id], identity.contributor()):
         raise NotFound("There is no such picture, or it is not one of yours.")
-    arguments = wanted.asked().arguments(**wanted.place())
-    return redirect(url_for("history.show", **arguments), 303)
+    return history.beside(image_id)
 
 
 @blueprint.post("/again")

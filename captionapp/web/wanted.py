@@ -26,8 +26,9 @@ SORTS: Mapping[str, LazyString] = {
     Sort.LEAST_SURE.value: lazy_gettext("least sure first"),
     Sort.NAME.value: lazy_gettext("by name"),
 }
-#: Beside the fields of the form, what an address says of the page that is shown.
-PLACE = ("after", "before")
+#: Beside the fields of the form, what an address says of the page that is shown: its cursor, or the
+#: picture whose form is open, and the one before that.
+PLACE = ("after", "before", "at", "back")
 
 
 class WantedForm(FlaskForm):  # type: ignore[misc]

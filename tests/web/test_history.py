@@ -52,12 +52,44 @@ def test_deleted_pictures_come_back_after_a_reload(client, png):
     (moment,) = moments(client.get("/history").text)
     assert moments(client.get("/history").text) == [moment]
     back = client.post("/history/undo", data={"moment": moment})
-    assert (back.status_code, back.location) == (303, "/history")
+    image_id = path.rsplit("/", 1)[1]
+    assert (back.status_code, back.location) == (303, f"/history#picture-{image_id}")
     page = client.get("/history").text
     assert path in page and moments(page) == []
     assert client.get(path).status_code == 200
     late = client.post("/history/undo", data={"moment": moment}, follow_redirects=True)
     assert "too late" in late.text
+
+
+def test_deleting_and_undoing_keep_the_place(app, anna):
+    image_ids = hang(app, 30)
+    behind = link(anna.get("/history").text, "next")
+    page = anna.get(behind).text
+
+    def delete(page: str, number: int) -> str:
+        (address,) = re.findall(rf'action="(/images/{image_ids[number - 1]}/delete[^"]*)"', page)
+        return anna.post(html.unescape(address)).location
+
+    assert delete(page, 27) == f"{behind}#picture-{image_ids[27]}"
+    assert delete(page, 30) == f"{behind}#picture-{image_ids[28]}"
+    page = anna.get(behind).text
+    assert shown(page) == [25, 26, 28, 29]
+    (undo,) = set(re.findall(r'action="(/history/undo[^"]*)"', page))
+    for moment, number in zip(moments(page), (30, 27), strict=True):
+        back = anna.post(html.unescape(undo), data={"moment": moment})
+        assert back.location == f"{behind}#picture-{image_ids[number - 1]}"
+
+    # A card that was put anew, as after an answer in place, knows where it stands.
+    page = anna.get(behind).text
+    (address,) = re.findall(rf'data-card="([^"]*picture={image_ids[26]}[^"]*)"', page)
+    card = anna.get(html.unescape(address)).text
+    assert delete(card, 27) == f"{behind}#picture-{image_ids[27]}"
+
+    # Where a form is open it stays so, and where it was the page begins once it is gone.
+    opened = f"/history?at={image_ids[9]}&back={image_ids[8]}"
+    assert delete(anna.get(opened).text, 12) == f"{opened}#picture-{image_ids[12]}"
+    assert delete(anna.get(opened).text, 10) == f"{opened}#picture-{image_ids[10]}"
+    assert shown(anna.get(opened).text)[:2] == [11, 13]
 
 
 def test_only_the_browser_that_deleted_can_take_it_back(app, client, png):
@@ -136,6 +168,18 @@ def test_after_an_answer_the_next_one_is_open(app, anna, workflow):
     assert page.count('<details class="correct quiet" open>') == 1
     assert "autofocus" in page and "A kite" in page and "Written by you" in page
     assert [row.feedback for row in workflow.feedback.rows()] == ["ball number 2", "A kite"]
+
+
+def test_back_leads_over_several_pictures(app, anna, workflow):
+    image_ids = hang(app, 4)
+    answer(anna, workflow, image_ids[1], "A kite")
+    answer(anna, workflow, image_ids[2], "A kite", "&verdict=unanswered")
+    page = anna.get(f"/history?verdict=unanswered&at={image_ids[3]}&back={image_ids[2]}").text
+    for number in (3, 2, 1):
+        (address,) = re.findall(r'class="go-back" href="([^"]+)"', page)
+        page = anna.get(html.unescape(address)).text
+        assert shown(page)[0] == number and address.startswith("/history?verdict=unanswered")
+    assert "go-back" not in page and "Before this" not in page
 
 
 def test_leaving_out_goes_on_and_the_end_is_said(app, anna, workflow):
@@ -342,11 +386,13 @@ def test_keys_without_script(client):
 
 
 def test_a_page_that_waits_can_be_looked_at_again(app, anna, workflow):
-    (first,) = hang(app, 1)
+    first, second = hang(app, 2)
     held = workflow.records.held(first, ANNA)
     workflow.records.begin_job(first, held.options, 60)
     assert '<a href="/history?sort=oldest">Look again' in anna.get("/history?sort=oldest").text
     assert 'http-equiv="refresh"' not in anna.get("/history").text  # WCAG 2.2.1
+    opened = f"/history?at={first}&back={second}"
+    assert f'<a href="{html.escape(opened)}">Look again' in anna.get(opened).text
 
 
 def test_changes_need_the_token(make_app, png):

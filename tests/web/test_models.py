@@ -109,6 +109,8 @@ def test_an_evaluation_is_started_and_waited_for(client, instance, commands, mon
     page = client.get("/models/trained-1", auth=PASSWORD).text
     assert 'data-status="waiting"' in page and ">Look again<" in page
     assert "Put it into service" not in page
+    page = client.get("/models/trained-1?show=losses", auth=PASSWORD).text
+    assert '<a href="/models/trained-1?show=losses">Look again' in page
     busy = client.post("/models/trained-1/evaluate", auth=PASSWORD, follow_redirects=True)
     assert "one at a time" in busy.text and len(commands) == 1
     monkeypatch.undo()
