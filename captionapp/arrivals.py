@@ -115,6 +115,14 @@ class Arrivals:
             return [job.image_id for job, _, _ in waiting]
 
 
+def each_once(arrivals: list[Arrival]) -> list[Arrival]:
+    """Without the pictures that stand further up already: the same one was given again."""
+    first: dict[str | int, Arrival] = {}
+    for one in arrivals:
+        first.setdefault(one.image_id or one.ticket.place, one)
+    return list(first.values())
+
+
 def _waiting(contributor: str, batch: str) -> Select[Job, bool, bool]:
     """(job, whether the picture came with it, whether another browser waits too) of what has not
     been begun."""

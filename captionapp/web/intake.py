@@ -12,7 +12,7 @@ from flask import Blueprint, abort, flash, jsonify, redirect, request, url_for
 from flask.typing import ResponseReturnValue
 from flask_babel import gettext, ngettext
 
-from captionapp.arrivals import Arrival
+from captionapp.arrivals import Arrival, each_once
 from captionapp.results import PictureView
 from captionapp.web import identity
 from captionapp.web.current import workflow
@@ -43,7 +43,11 @@ def status() -> ResponseReturnValue:
     return jsonify(
         batch=arrivals[0].ticket.batch if arrivals else None,
         missing=max(0, total - len(arrivals)),
-        pictures=[_arrived(one, found, viewer) for one in arrivals if one.image_id or one.problem],
+        pictures=[
+            _arrived(one, found, viewer)
+            for one in each_once(arrivals)
+            if one.image_id or one.problem
+        ],
     )
 
 

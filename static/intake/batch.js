@@ -39,7 +39,7 @@ export class Batch {
     this.maxBytes = Number(tray.dataset.maxBytes);
     this.id = randomName();
     this.items = [];
-    this.next = 0; // the place of the next item
+    this.next = 0; // the place of the next item that is sent
     this.heldUntil = 0;
     this.part = (name) => tray.querySelector(`[data-${name}]`);
     this.part("cancel").addEventListener("click", () => this.cancel());
@@ -67,16 +67,19 @@ export class Batch {
       }
       known.add(key);
       const item = { ...source, key, restored: false, fields: { ...options, ...source.fields } };
-      this.insert(item, this.next);
+      this.insert(item);
       if (source.file && source.file.size > this.maxBytes) {
         item.key = ""; // saved smaller, it may come again under the same name
-        this.set(item, "refused", { problem: this.texts.textTooLarge });
+        this.set(item, "refused", { problem: this.texts.textTooLarge }); // takes no place: never sent
       } else {
+        this.place(item);
         this.set(item, "waiting");
       }
     }
     const added = sources.length - already;
     if (added) {
+      this.restored = false; // it goes on now
+      this.part("missing").hidden = true;
       announce(fill(this.texts.textAdded, { count: number.format(added) }));
       const first = this.tray.hidden;
       this.tray.hidden = false;
@@ -95,9 +98,13 @@ export class Batch {
     return fields;
   }
 
-  insert(item, place) {
+  // Where the server is told that it stands, among as many as have a place.
+  place(item, place = this.next) {
     item.place = place;
     this.next = Math.max(this.next, place + 1);
+  }
+
+  insert(item) {
     item.card = new Card(this.template, this.texts, item);
     item.card.part("retry").addEventListener("click", () => {
       item.tries = 0;
@@ -281,6 +288,7 @@ export class Batch {
       for (const item of this.items) {
         if (ON_SERVER.has(item.state) && dropped.has(item.image)) this.set(item, "cancelled");
       }
+      this.begin(); // of what comes now, nothing is missing
     } catch (refusal) {
       if (!(refusal instanceof Refusal)) throw refusal;
       this.reason = refusal.message || this.texts.textOffline;
@@ -302,12 +310,18 @@ export class Batch {
 
   reset() {
     remember(this.id);
-    this.id = randomName();
     this.items = [];
+    this.begin();
+    this.list.replaceChildren();
+  }
+
+  // Another batch, for the server; what can still be sent is sent with it.
+  begin() {
+    this.id = randomName();
     this.next = this.missing = 0;
     this.restored = false;
-    this.list.replaceChildren();
     this.part("missing").hidden = true;
+    for (const item of this.items) if (["waiting", "unsent"].includes(item.state)) this.place(item);
   }
 
   // What this browser gave last, as the server knows it.
@@ -323,7 +337,8 @@ export class Batch {
     this.id = last.batch;
     for (const picture of last.pictures) {
       const item = { name: picture.name ?? "", told: true, restored: true };
-      this.insert(item, picture.place);
+      this.insert(item);
+      this.place(item, picture.place);
       this.hear(item, picture);
     }
     this.restored = true;

@@ -211,6 +211,27 @@ def test_what_was_not_sent_before_the_page_was_left_is_said(make_app, gate, runn
     give(page, "drop", named(8))
     expect(in_state(page, "done")).to_have_count(8)
     expect(cards(page)).to_have_count(8)  # the three that had arrived are not there twice
+    expect(page.locator("[data-missing]")).to_be_hidden()
+    page.reload()
+    expect(cards(page)).to_have_count(8)
+    expect(page.locator("[data-missing]")).to_be_hidden()
+
+
+def test_what_was_cancelled_is_not_missing_when_more_was_given(make_app, gate, running, visit):
+    app = make_app(WTF_CSRF_ENABLED=True, CAPTIONAPP_QUEUE_SIZE=6, CAPTIONAPP_MAX_FILES=6)
+    app.extensions["captionapp"].service._load = lambda _: gate
+    page = visit(running(app)).page
+    page.goto("/")
+    give(page, "drop", named(8))
+    expect(page.locator("li[data-state=queued], li[data-state=describing]")).to_have_count(3)
+    page.get_by_role("button", name="Cancel the rest").click()
+    gate.open.set()
+    expect(page.get_by_role("button", name="Cancel the rest")).to_be_hidden()
+    give(page, "drop", [("new.png", picture(99))])
+    expect(page.locator("li[data-state=done]").last).to_contain_text("new.png")
+    page.reload()
+    expect(cards(page)).to_have_text(re.compile("new.png"))
+    expect(page.locator("[data-missing]")).to_be_hidden()
 
 
 def test_pasted_pictures_and_text(app, running, visit):
@@ -256,6 +277,9 @@ def test_too_large_a_file_is_not_even_sent(make_app, running, visit):
     give(page, "drop", [("large.png", picture(1) + bytes(1_100_000)), ("good.png", picture(2))])
     expect(in_state(page, "done")).to_have_count(1)
     expect(cards(page).first).to_contain_text("more than 1 MB")
+    page.reload()
+    expect(cards(page)).to_have_count(1)
+    expect(page.locator("[data-missing]")).to_be_hidden()
 
 
 def test_a_busy_server_is_waited_for(make_app, gate, running, visit):

@@ -98,6 +98,14 @@ def test_the_last_batch_comes_back_in_its_order(client, png):
     assert refused["status"] == "refused" and "not a picture" in refused["problem"]
 
 
+def test_what_is_given_again_stands_where_it_stood_first(client, png):
+    for place, data in enumerate([png, encoded(draw("blue")), png]):
+        send(client, data, place)
+    last = status(client)
+    assert [one["place"] for one in last["pictures"]] == [0, 1]
+    assert last["missing"] == 1  # it has arrived, twice; the fourth has not
+
+
 def test_why_a_file_was_refused_is_said_in_the_language_of_who_asks(client):
     assert send(client, b"words", name="notes.txt").status_code == 422
     (refused,) = client.get("/captions/status", headers={"Accept-Language": "de"}).json["pictures"]
