@@ -7,7 +7,7 @@ const wall = document.querySelector("[data-wall]");
 const dialog = document.getElementById("keys");
 const announce = (text) => { document.getElementById("announcement").textContent = text; };
 
-const cards = () => [...wall.querySelectorAll(".card")];
+const cards = () => [...document.querySelectorAll("[data-wall] .card")];
 const cardOf = (element) => element?.closest?.(".card") ?? null;
 const form = (card) => card.querySelector(".correct");
 const waits = (card) => card.dataset.answered === "no" && form(card) && !card.classList.contains("sending");
@@ -112,6 +112,11 @@ const send = async (card, its, submitter) => {
   return true;
 };
 
+const accept = (card) => {
+  const its = card.querySelector(".accept");
+  if (its) its.requestSubmit(its.querySelector("button"));
+};
+
 if (wall) {
   wall.addEventListener("submit", (event) => {
     const its = event.target;
@@ -142,10 +147,6 @@ if (wall) {
       return;
     }
     its.requestSubmit(its.querySelector("button[value=corrected]"));
-  };
-  const accept = (card) => {
-    const its = card.querySelector(".accept");
-    if (its) its.requestSubmit(its.querySelector("button"));
   };
   const skip = (card) => {
     const next = nextWaiting(card);
@@ -224,41 +225,46 @@ if (wall) {
   });
   wall.addEventListener("change", tell);
   tell();
-
-  // Single keys: never while something is written, and only as long as the person wants them.
-
-  const SETTING = "single keys";
-  const single = dialog.querySelector("[data-single]");
-  single.checked = localStorage.getItem(SETTING) !== "off";
-  single.addEventListener("change", () => localStorage.setItem(SETTING, single.checked ? "on" : "off"));
-
-  const keys = {
-    j: () => focusCard(beside(current(), 1)),
-    k: () => focusCard(beside(current(), -1)),
-    c: () => document.querySelector("[data-begin]")?.click(),
-    e: () => { if (current()) open(current()); },
-    a: () => {
-      const card = current();
-      if (!card?.querySelector(".accept")) return;
-      const next = nextWaiting(card);
-      accept(card);
-      focusCard(next);
-    },
-    x: () => { current()?.querySelector("[name=picture]").click(); },
-    Delete: () => { current()?.querySelector(".delete").requestSubmit(); },
-    u: () => { document.querySelector(".undo")?.requestSubmit(); },
-    "/": () => document.querySelector("[data-search]").focus(),
-    "?": () => dialog.showModal(),
-  };
-  document.addEventListener("keydown", (event) => {
-    if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
-    if (dialog.open || event.target.closest("input:not([type=checkbox]), textarea, select, [data-words]")) return;
-    const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
-    if (!keys[key] || (!single.checked && event.key.length === 1)) return;
-    event.preventDefault();
-    keys[key]();
-  });
 }
+
+// Single keys, where there are no pictures too: never while something is written, and only as long
+// as the person wants them.
+
+const SETTING = "single keys";
+const single = dialog.querySelector("[data-single]");
+single.checked = localStorage.getItem(SETTING) !== "off";
+single.addEventListener("change", () => localStorage.setItem(SETTING, single.checked ? "on" : "off"));
+
+const keys = {
+  j: () => focusCard(beside(current(), 1)),
+  k: () => focusCard(beside(current(), -1)),
+  c: () => {
+    const [begin, next] = [document.querySelector("[data-begin]"), nextWaiting(null)];
+    if (next) open(next);
+    else begin?.click(); // what waits on another page is known to the server only
+  },
+  e: () => { if (current()) open(current()); },
+  a: () => {
+    const card = current();
+    if (!card?.querySelector(".accept")) return;
+    const next = nextWaiting(card);
+    accept(card);
+    focusCard(next);
+  },
+  x: () => { current()?.querySelector("[name=picture]").click(); },
+  Delete: () => { current()?.querySelector(".delete").requestSubmit(); },
+  u: () => { document.querySelector(".undo")?.requestSubmit(); },
+  "/": () => document.querySelector("[data-search]")?.focus(),
+  "?": () => dialog.showModal(),
+};
+document.addEventListener("keydown", (event) => {
+  if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
+  if (dialog.open || event.target.closest("input:not([type=checkbox]), textarea, select, [data-words]")) return;
+  const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+  if (!keys[key] || (!single.checked && event.key.length === 1)) return;
+  event.preventDefault();
+  keys[key]();
+});
 
 document.querySelector("[data-keys]")?.addEventListener("click", (event) => {
   event.preventDefault();

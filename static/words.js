@@ -61,6 +61,7 @@ const replace = (line, index, typed = null) => {
     }
     render(line, focus ? index : -1);
   };
+  line.end = () => end(true, false);
   input.addEventListener("keydown", (event) => {
     if (event.isComposing || !["Enter", "Escape"].includes(event.key)) return;
     event.preventDefault();
@@ -104,9 +105,13 @@ const enhance = (line) => {
   line.field = document.getElementById(line.dataset.words);
   line.hidden = false;
   line.nextElementSibling.hidden = false;
+  // Or the field of another word would lose the focus, and with it the button that is being pressed.
+  line.addEventListener("mousedown", (event) => { if (event.target.closest("button")) event.preventDefault(); });
   line.addEventListener("click", (event) => {
-    const word = event.target.closest(".word");
-    if (word) replace(line, [...line.children].indexOf(word));
+    const index = [...line.children].indexOf(event.target.closest(".word"));
+    if (index < 0) return;
+    line.end?.();
+    replace(line, index);
   });
   line.addEventListener("keydown", (event) => press(line, event));
   line.field.addEventListener("input", () => read(line));

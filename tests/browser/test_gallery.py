@@ -226,6 +226,18 @@ def test_words_are_struck_and_replaced(app, open_gallery):
     until(lambda: said(app) == ["round kite"])
 
 
+def test_one_word_after_the_other_is_replaced_with_the_mouse(open_gallery):
+    page = open_gallery(1)
+    page.locator(".correct summary").click()
+    page.get_by_role("button", name="ball", exact=True).click()
+    page.keyboard.type("round kite")
+    page.get_by_role("button", name="number", exact=True).click()
+    page.keyboard.type("no.")
+    page.get_by_role("button", name="1", exact=True).click()
+    page.get_by_role("button", name="Strike it").click()
+    expect(field(page)).to_have_value("round kite no.")
+
+
 def test_words_on_the_page_of_a_picture(app, open_gallery):
     page = open_gallery(1)
     page.locator(".card .print").click()
@@ -259,6 +271,34 @@ def test_single_keys_move_accept_choose_delete_and_undo(app, open_gallery):
     page.keyboard.type("jax?")  # letters are letters while something is written
     expect(page.get_by_role("searchbox")).to_have_value("jax?")
     assert said(app) == ["ball number 1"]
+
+
+def test_keys_where_there_are_no_pictures(open_gallery):
+    page = open_gallery(1)
+    page.keyboard.press("j")
+    page.keyboard.press("Delete")
+    expect(page.get_by_text("There are no pictures here any more.")).to_be_visible()
+    page.keyboard.press("?")
+    expect(page.get_by_role("dialog", name="Keys of the gallery")).to_be_visible()
+    page.keyboard.press("Escape")
+    for key in "jckeax/":  # nothing to do, and nothing to complain of
+        page.keyboard.press(key)
+    page.keyboard.press("u")
+    expect(page.locator(".card")).to_have_count(1)
+    page.goto("/history?text=nowhere")
+    expect(page.get_by_text("None of them is like that.")).to_be_visible()
+    page.keyboard.press("/")
+    expect(page.get_by_role("searchbox")).to_be_focused()
+
+
+def test_correcting_begins_anew_where_a_picture_was_opened_by_its_address(open_gallery):
+    page = open_gallery(2, path="/about")
+    page.goto("/history/next")
+    expect(field(page)).to_be_focused()
+    page.keyboard.press("Escape")
+    expect(field(page)).to_have_count(0)
+    page.keyboard.press("c")
+    expect(field(page)).to_have_value("ball number 1")
 
 
 @pytest.mark.parametrize("script", [True, False], ids=["script", "no script"])
