@@ -70,5 +70,6 @@ def on_page(page: str) -> tuple[str, str] | None:
     version = re.search(r"model version\s*<code[^>]*>([^<]*)</code>", page)
     if not words or not version:
         return None
-    text = re.sub(r"<[^>]*>", "", words[2])  # each word is a link to where the model looked
+    said = re.sub(r'<span class="unseen".*?</span>', "", words[2])  # that it was unsure
+    text = re.sub(r"<[^>]*>", "", said)  # each word is a link to where the model looked
     return " ".join(html.unescape(text).split()), version[1]

@@ -49,7 +49,7 @@ def test_upload_read_correct_and_find_the_row(app, running, visit, photograph, s
     page = visit(running(app), java_script_enabled=script).page
     describe(page, photograph)
     expect(page).to_have_url(re.compile("/images/[0-9a-f]{32}$"))
-    expect(page.locator("blockquote")).to_have_text("a red ball")
+    expect(page.locator("blockquote")).to_have_text("a (unsure) red ball")
     expect(page.get_by_text("Written by a machine, not yet checked")).to_be_visible()
     width = page.locator("figure img").evaluate("image => image.naturalWidth") if script else 960
     assert width == 960
@@ -104,7 +104,7 @@ def test_a_description_on_its_way_arrives(make_app, running, visit, photograph, 
         waiting.go.set()
     if not script:
         look_again(page, page.locator("blockquote"))
-    expect(page.locator("blockquote")).to_have_text("a red ball", timeout=15_000)
+    expect(page.locator("blockquote")).to_have_text("a (unsure) red ball", timeout=15_000)
     if script:
         expect(page.get_by_text("A description has arrived.")).to_be_attached()
         expect(page.locator("[data-words] .word")).to_have_text(["a", "red", "ball"])

@@ -195,7 +195,7 @@ def test_a_description_arrives_after_an_answer_to_the_one_before_was_refused(
     page.get_by_role("button", name="Yes, it is right").click()
     expect(page.get_by_role("alert")).to_contain_text("The disk is full.")
     held.go.set()
-    expect(page.locator("blockquote")).to_have_text("a red ball")
+    expect(page.locator("blockquote")).to_have_text("a (unsure) red ball")
 
 
 def test_words_are_struck_and_replaced(app, open_gallery):

@@ -325,7 +325,7 @@ def test_an_example_is_one_click(app, running, visit, script):
         expect(in_state(page, "done")).to_have_count(1)
         page.get_by_role("link", name="Is it right?").click()
     expect(page).to_have_url(re.compile("/images/[0-9a-f]{32}$"))
-    expect(page.locator("blockquote")).to_have_text("a red ball")
+    expect(page.locator("blockquote")).to_have_text("a (unsure) red ball")
 
 
 def test_one_chosen_picture_leads_to_its_page(app, running, visit, photograph):

@@ -34,7 +34,8 @@ def ask(client: FlaskClient, address: str, **fields: Any) -> Any:
 def words(page: str) -> list[str]:
     """The description, then what stands in the lists, as text."""
     found = re.findall(r'class="words[^>]*>(.*?)</(?:p|blockquote)>', page, re.DOTALL)
-    return [re.sub(r"<[^>]*>", "", one).strip() for one in found]
+    said = [re.sub(r'<span class="unseen".*?</span>', "", one) for one in found]
+    return [re.sub(r"<[^>]*>", "", one).strip() for one in said]
 
 
 def caption_id(page: str, text: str) -> str:
