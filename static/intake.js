@@ -133,6 +133,8 @@ document.addEventListener("paste", (event) => {
     }
     return;
   }
+  const field = event.target.closest("input:not([type=file]), textarea");
+  if (field && event.clipboardData.getData("text/plain")) return; // text that brings its picture along
   event.preventDefault();
   // A browser calls whatever was copied "image.png".
   const renamed = (file) => new File([file], texts.textPasted, { type: file.type });

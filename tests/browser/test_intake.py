@@ -64,7 +64,7 @@ def named(count: int) -> list[tuple[str, bytes]]:
     return [(f"{n:02}.png", picture(n)) for n in range(1, count + 1)]
 
 
-GIVE = """([kind, files, text]) => {
+GIVE = """([kind, files, text, target]) => {
     const data = new DataTransfer();
     for (const [name, body] of files) {
         const bytes = Uint8Array.from(atob(body), (c) => c.charCodeAt(0));
@@ -75,13 +75,15 @@ GIVE = """([kind, files, text]) => {
     const event = kind === "paste"
         ? new ClipboardEvent("paste", {clipboardData: data, ...about})
         : new DragEvent(kind, {dataTransfer: data, ...about});
-    document.body.dispatchEvent(event);
+    document.querySelector(target).dispatchEvent(event);
 }"""
 
 
-def give(page: Page, kind: str, files: list[tuple[str, bytes]], text: str = "") -> None:
+def give(
+    page: Page, kind: str, files: list[tuple[str, bytes]], text: str = "", target: str = "body"
+) -> None:
     packed = [[name, base64.b64encode(body).decode()] for name, body in files]
-    page.evaluate(GIVE, [kind, packed, text])
+    page.evaluate(GIVE, [kind, packed, text, target])
 
 
 def cards(page: Page) -> Any:
@@ -242,7 +244,22 @@ def test_pasted_pictures_and_text(app, running, visit):
     expect(cards(page).first).to_contain_text("Pasted picture")
     expect(page.locator("#announcement")).to_contain_text("a red ball")
     give(page, "paste", [], "only words")
+    give(page, "paste", named(2)[1:], "with its picture", "#prompt")  # text is what is wanted
     expect(cards(page)).to_have_count(1)
+
+
+def test_pictures_dropped_and_pasted_on_other_pages(app, running, visit):
+    page = visit(running(app)).page
+    page.goto("/history")
+    give(page, "drop", named(2))
+    expect(page.locator(".card")).to_have_count(2)
+    page.locator(".card .print").first.click()
+    give(page, "paste", [("new.png", picture(99))])
+    expect(page.locator("figcaption")).to_contain_text("new.png")
+    page.get_by_label("Or write a better description").fill("half a ")
+    give(page, "drop", named(1))
+    expect(page.locator("[data-hand-over]")).to_contain_text("Keep or take back first")
+    expect(page.get_by_label("Or write a better description")).to_have_value("half a ")
 
 
 def test_a_wrong_drop_is_explained(app, running, visit):
