@@ -14,6 +14,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, unquote, urljoin, urlsplit
@@ -29,6 +30,9 @@ MAX_ADDRESS_CHARACTERS = 2000
 MAX_REDIRECTS = 3
 #: Seconds from the first look at a name to the last byte.
 FETCH_SECONDS = 15.0
+#: Names looked up at a time, by all fetchers. A look that nobody waits for any more goes on for as
+#: long as the resolver of the system has patience.
+MAX_LOOKUPS = 32
 #: Where web servers are; anything else would make this a way to try doors.
 PORTS = {"http": 80, "https": 443}
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -37,6 +41,8 @@ _HEADERS = [("User-Agent", "captionapp"), ("Accept", "image/*"), ("Accept-Encodi
 #: IPv6 addresses of single hosts; and which of them stand for others: 6to4, documentation.
 _UNICAST = ipaddress.IPv6Network("2000::/3")
 _NOT_HOSTS = tuple(map(ipaddress.IPv6Network, ("2002::/16", "3fff::/20")))
+
+_lookups = threading.BoundedSemaphore(MAX_LOOKUPS)
 
 
 class PictureFetcher:
@@ -57,9 +63,7 @@ class PictureFetcher:
             FetchBusy: if as many as may be are being fetched.
         """
         if not self._places.acquire(blocking=False):
-            raise FetchBusy(
-                Sentence("Too many pictures are being fetched from the web just now."), 5
-            )
+            raise _busy()
         try:
             return self._follow(address.strip(), time.monotonic() + self.seconds)
         except httpcore.TimeoutException as error:
@@ -127,22 +131,49 @@ def check_form(address: str) -> None:
         raise AddressRefused(Sentence("Only the usual ports of web servers are asked."))
 
 
-def public_addresses(host: str, port: int) -> list[str]:
+def public_addresses(host: str, port: int, deadline: float) -> list[str]:
     """The IP addresses that the name stands for, if all of them are of hosts on the internet.
 
     Raises:
         AddressRefused: if one is not, or there is none.
+        FetchBusy: if too many names are being looked up.
+        httpcore.ConnectTimeout: if it is not known by the deadline.
     """
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        addresses = _look_up(host, port).result(_left(deadline, httpcore.ConnectTimeout))
+    except TimeoutError as error:
+        raise httpcore.ConnectTimeout("the name is still being looked up") from error
     except (OSError, UnicodeError) as error:
         raise AddressRefused(Sentence("There is no such place on the web.")) from error
-    addresses = [str(entry[4][0]) for entry in found]
     if not addresses or not all(map(is_public, addresses)):
         raise AddressRefused(
             Sentence("That address is not on the public internet, so it is not asked.")
         )
     return addresses
+
+
+def _look_up(host: str, port: int) -> Future[list[str]]:
+    """What the name stands for. The resolver of the system knows no deadline, so that it is asked
+    on a thread of its own, which nothing waits for at the end of the process."""
+    if not _lookups.acquire(blocking=False):
+        raise _busy()
+    found: Future[list[str]] = Future()
+
+    def ask() -> None:
+        try:
+            answer = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            found.set_result([str(entry[4][0]) for entry in answer])
+        except Exception as error:
+            found.set_exception(error)
+        finally:
+            _lookups.release()
+
+    threading.Thread(target=ask, name="look-up", daemon=True).start()
+    return found
+
+
+def _busy() -> FetchBusy:
+    return FetchBusy(Sentence("Too many pictures are being fetched from the web just now."), 5)
 
 
 def is_public(address: str) -> bool:
@@ -177,7 +208,7 @@ class _CheckedBackend(httpcore.NetworkBackend):
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.NetworkStream:
         failure: Exception = AddressRefused(Sentence("There is no such place on the web."))
-        for address in public_addresses(host, port):
+        for address in public_addresses(host, port, self.deadline):
             left = _left(self.deadline, httpcore.ConnectTimeout)
             try:
                 stream = httpcore.SyncBackend().connect_tcp(

@@ -11,6 +11,7 @@ import pytest
 from captionapp import addresses
 from captionapp.addresses import PictureFetcher, check_form, is_public
 from captionapp.errors import AddressRefused, FetchBusy
+from tests.waiting import until
 
 Answer = Callable[[BaseHTTPRequestHandler], None]
 
@@ -248,6 +249,32 @@ def test_who_drips_is_left_at_the_deadline(site: Site) -> None:
     finally:
         stop.set()
     assert time.monotonic() - started < 10
+
+
+def test_a_name_that_is_looked_up_for_long_is_left_at_the_deadline(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    go = threading.Event()
+    asked: list[str] = []
+
+    def slow(host: str, *_: object, **__: object) -> object:
+        asked.append(host)
+        assert go.wait(60)
+        raise OSError
+
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+    monkeypatch.setattr(addresses, "_lookups", threading.BoundedSemaphore(2))
+    fetcher = PictureFetcher(1000, 1, seconds=0.05)
+    try:
+        for _ in range(2):
+            with pytest.raises(AddressRefused, match="too long"):
+                fetcher.fetch("http://pictures.example/a.png")
+        with pytest.raises(FetchBusy):  # no more threads than may be, however many ask
+            fetcher.fetch("http://pictures.example/a.png")
+        assert len(asked) == 2
+    finally:
+        go.set()
+    until(lambda: addresses._lookups._value == 2)  # their places are given back
 
 
 def test_nobody_answers(fetcher: PictureFetcher, site: Site) -> None:
