@@ -201,6 +201,7 @@ def test_a_description_arrives_after_an_answer_to_the_one_before_was_refused(
 def test_words_are_struck_and_replaced(app, open_gallery):
     page = open_gallery(2)
     page.keyboard.press("c")
+    expect(page.locator(".correct[open] .word")).to_have_count(3)
     page.keyboard.press("Shift+Tab")
     word = page.locator(".word:focus")
     expect(word).to_have_text("ball")
