@@ -108,6 +108,8 @@ def test_a_description_on_its_way_arrives(make_app, running, visit, photograph, 
     if script:
         expect(page.get_by_text("A description has arrived.")).to_be_attached()
         expect(page.locator("[data-words] .word")).to_have_text(["a", "red", "ball"])
+        page.get_by_role("link", name="red", exact=True).focus()
+        expect(page.locator(".looking .veil")).to_have_count(1)
 
 
 def test_script_shows_previews_and_copies(app, running, visit, photograph):
