@@ -13,7 +13,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import look_again, without_scripts
-from tests.conftest import FakeCaptioner
+from tests.conftest import FakeCaptioner, draw, encoded
 
 pytestmark = [
     pytest.mark.browser,
@@ -108,6 +108,8 @@ def test_a_description_on_its_way_arrives(make_app, running, visit, photograph, 
     if script:
         expect(page.get_by_text("A description has arrived.")).to_be_attached()
         expect(page.locator("[data-words] .word")).to_have_text(["a", "red", "ball"])
+        veil = encoded(draw())  # the server, which may not wait here, has none so soon
+        page.route("**/attention/*", lambda route: route.fulfill(body=veil))
         page.get_by_role("link", name="red", exact=True).focus()
         expect(page.locator(".looking .veil")).to_have_count(1)
 
