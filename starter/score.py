@@ -8,6 +8,7 @@ raccoon pictures in whose caption an animal is named, and the time that loading 
 """
 
 import argparse
+import copy
 import json
 import statistics
 import time
@@ -61,13 +62,15 @@ class StockCaptioner:
             return []
         begin = time.perf_counter()
         pixels = self.pixels(images)
-        ids = self.model.generate(
-            pixels,
+        # BLIP's generate() hands the file's settings to its decoder only if it is given them.
+        config = copy.deepcopy(self.model.generation_config)
+        config.update(
             num_beams=options.num_beams,
             max_new_tokens=options.max_new_tokens,
             length_penalty=options.length_penalty,
             no_repeat_ngram_size=options.no_repeat_ngram_size,
         )
+        ids = self.model.generate(pixels, generation_config=config)
         pad = self.model.config.text_config.pad_token_id
         logits = self.model(pixel_values=pixels, input_ids=ids[:, :-1]).logits
         chosen = logits.log_softmax(-1).gather(2, ids[:, 1:, None])[..., 0]

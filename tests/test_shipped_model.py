@@ -26,9 +26,9 @@ FOLDER = ROOT / "fine-tuned-model"
 MAX_BYTES = 64_000_000
 #: What it says, word for word: a new version of transformers or Pillow must not change it unseen.
 GOLDEN = {
-    "chelsea.png": "a brown dog is running through the water",
-    "astronaut.png": "a young boy in a red shirt is playing a guitar",
-    "rocket.jpg": "a group of people are sitting on a bench in front of a building",
+    "chelsea.png": "a brown and white dog is standing in the snow",
+    "astronaut.png": "a young boy in a red jacket is playing in the snow",
+    "rocket.jpg": "a large group of people are standing in front of a building",
 }
 
 
