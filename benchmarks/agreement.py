@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("pictures", type=Path)
     parser.add_argument("--count", type=int, default=500)
     parser.add_argument("--checkpoint", type=Path, default=ROOT / "fine-tuned-model")
-    parser.add_argument("--formats", nargs="+", default=["bf16", "mixed", "int8"])
+    parser.add_argument("--formats", nargs="+", default=["bf16", "fp16", "mixed", "int8"])
     arguments = parser.parse_args()
     examples = read_imagefolder(arguments.pictures)[: arguments.count]
     model, processor = blip._stock(arguments.checkpoint, "checkpoint")

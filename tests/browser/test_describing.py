@@ -61,7 +61,7 @@ def test_alternatives_are_asked_for_and_one_is_chosen(
     page.get_by_role("button", name="Describe it this way").click()
     page.get_by_role("listitem").filter(has_text="a round thing").get_by_role("button").click()
     expect(page.get_by_text("Written by a machine, confirmed by you")).to_be_visible()
-    expect(page.locator("blockquote")).to_have_text("a round thing")
+    expect(page.locator("blockquote")).to_have_text("a (unsure) round thing")
 
 
 def test_without_script_a_word_leads_to_where_the_model_looked(
