@@ -2,6 +2,7 @@
 
     python benchmarks/http_load.py                              # the shipped checkpoint
     python benchmarks/http_load.py --shape base --clients 1 4 16
+    python benchmarks/http_load.py --workers 2 --clients 16     # what `flask model benchmark` says
     python benchmarks/http_load.py --servers ours --rate 40 --seconds 600   # open loop
 
 Each server is started in turn, on the same checkpoint, the same options and the same cores as the
@@ -40,6 +41,7 @@ def main() -> None:
     parser.add_argument("--servers", nargs="+", default=["ours", "plain", "litserve"])
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--seconds", type=float, default=30)
+    parser.add_argument("--workers", type=int, default=1, help="ours; see `flask model benchmark`")
     parser.add_argument("--rate", type=float, help="open loop: pictures a second")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
@@ -52,7 +54,8 @@ def main() -> None:
             if name == "litserve" and importlib.util.find_spec("litserve") is None:
                 print("litserve is not installed")
                 continue
-            with serving(name, folder.resolve(), Path(temporary)):
+            workers = {"CAPTIONAPP_WORKERS": str(arguments.workers)}
+            with serving(name, folder.resolve(), Path(temporary), **workers):
                 sender(name)(picture(np.random.default_rng(0)))  # the first one is slower
                 if arguments.rate:
                     run = open_loop(sender(name), arguments.rate, arguments.seconds)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.cookiejar
 import io
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -111,6 +113,7 @@ def serving(
             env=environment | settings,
             stdout=log,
             stderr=log,
+            start_new_session=True,
         )
         try:
             wait_until_ready(f"{URL}/{'readyz' if name == 'ours' else 'health'}", process)
@@ -118,6 +121,8 @@ def serving(
         finally:
             process.terminate()
             process.wait(60)
+            with contextlib.suppress(ProcessLookupError):  # LitServe leaves its workers
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def wait_until_ready(url: str, process: subprocess.Popen[bytes]) -> None:
