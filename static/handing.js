@@ -1,6 +1,6 @@
 // Pictures dropped on a page that is about others, or pasted there, go where those of the first page go.
 
-import { filesOf, isDrag } from "./intake/dropped.js";
+import { filesOf, isDrag, welcome } from "./intake/dropped.js";
 
 const form = document.querySelector("form[data-hand-over]");
 const texts = form.dataset;
@@ -28,15 +28,7 @@ const handOver = (files) => {
 document.addEventListener("dragstart", () => { ours = true; });
 document.addEventListener("dragend", () => { ours = false; });
 const brings = (event) => !ours && isDrag(event.dataTransfer);
-document.addEventListener("dragover", (event) => {
-  if (!brings(event)) return;
-  event.preventDefault();
-  event.dataTransfer.dropEffect = "copy";
-  document.body.classList.add("dropping");
-});
-document.addEventListener("dragleave", (event) => {
-  if (!event.relatedTarget) document.body.classList.remove("dropping");
-});
+welcome(brings);
 document.addEventListener("drop", async (event) => {
   document.body.classList.remove("dropping");
   if (!brings(event)) return;

@@ -2,7 +2,7 @@
 // Without this the form sends them all at once.
 
 import { Batch, announce } from "./intake/batch.js";
-import { filesOf, isDrag, isPicture } from "./intake/dropped.js";
+import { filesOf, isDrag, isPicture, welcome } from "./intake/dropped.js";
 
 const form = document.querySelector("form[data-upload]");
 const tray = document.querySelector("[data-tray]");
@@ -104,15 +104,7 @@ document.querySelector("[data-examples]").addEventListener("submit", (event) => 
   add([{ fields: { example: value }, name: dataset.name, preview: dataset.src }]);
 });
 
-document.addEventListener("dragover", (event) => {
-  if (!isDrag(event.dataTransfer)) return; // text goes where text can go
-  event.preventDefault();
-  event.dataTransfer.dropEffect = "copy";
-  document.body.classList.add("dropping");
-});
-document.addEventListener("dragleave", (event) => {
-  if (!event.relatedTarget) document.body.classList.remove("dropping");
-});
+welcome((event) => isDrag(event.dataTransfer)); // text goes where text can go
 document.addEventListener("drop", async (event) => {
   document.body.classList.remove("dropping");
   if (event.target.closest?.("input[type=text], input[type=url], textarea")

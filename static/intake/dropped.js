@@ -4,6 +4,19 @@ const EXTENSIONS = /\.(jpe?g|jfif|png|webp|gif|bmp|tiff?|avif|hei[cf])$/i;
 
 export const isDrag = (transfer) => Array.from(transfer.types).includes("Files");
 
+/** The page shows that it takes what is dragged over it, if it does; the drop is its own affair. */
+export const welcome = (takes) => {
+  document.addEventListener("dragover", (event) => {
+    if (!takes(event)) return;
+    event.preventDefault();
+    event.dataTransfer.dropEffect = "copy";
+    document.body.classList.add("dropping");
+  });
+  document.addEventListener("dragleave", (event) => {
+    if (!event.relatedTarget) document.body.classList.remove("dropping");
+  });
+};
+
 // Only for what lies in folders: whatever a person picks by itself is judged by the server.
 export const isPicture = (file) =>
   !file.name.startsWith(".") && (file.type.startsWith("image/") || EXTENSIONS.test(file.name));
