@@ -62,6 +62,8 @@ def test_a_byte_order_mark_is_no_part_of_the_header(folder: Path) -> None:
         ("file_name,caption\n../a.jpg,x\n", "not the name of a file in the folder"),
         ("file_name,caption\n/etc/passwd,x\n", "not the name of a file in the folder"),
         ("file_name,caption\n,x\n", "not the name of a file in the folder"),
+        ("file_name,caption\na\0.jpg,x\n", "not the name of a file in the folder"),
+        ("file_name,caption\na.jpg,red, and blue\n", "row 2 has more cells than there are columns"),
         ("file_name,caption\na.jpg,x\na.jpg,y\n", "lists a.jpg twice"),
     ],
 )

@@ -29,7 +29,9 @@ def _pairs(
     """``name=value``, the value as JSON; text need not be quoted."""
     chosen = {}
     for pair in given:
-        name, _, text = pair.partition("=")
+        name, equals, text = pair.partition("=")
+        if not name or not equals:
+            raise click.BadParameter(f"{pair!r} is not NAME=VALUE.")
         try:
             chosen[name] = json.loads(text)
         except ValueError:
@@ -118,7 +120,8 @@ def configured(chosen: dict[str, Any]) -> FinetuneConfig:
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"]))
-        raise click.UsageError(f"{name}: {first['msg']}".lstrip(": ")) from error
+        said = first["msg"].removeprefix("Value error, ")  # that is how pydantic quotes ours
+        raise click.UsageError(f"{name}: {said}".lstrip(": ")) from error
 
 
 def _to_resume(runs: TrainingRuns) -> str:

@@ -34,6 +34,8 @@ __all__ = [
 
 METADATA = "metadata.csv"
 _CAPTION_COLUMN = re.compile(r"caption(_\d+)?")
+#: Where the csv module puts cells beyond the last column.
+_MORE = "\0more"
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ def read_imagefolder(folder: Path, *, must_exist: bool = True) -> list[Example]:
     metadata = folder / METADATA
     try:
         with metadata.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
+            reader = csv.DictReader(file, restkey=_MORE)
             columns = _caption_columns(metadata, reader.fieldnames)
             examples = [
                 _example(folder, f"{metadata}, row {number}", row, columns, must_exist)
@@ -97,7 +99,11 @@ def _example(
     """One row of the metadata; ``where`` begins the message of an error."""
     name = row["file_name"] or ""
     captions = tuple(text.strip() for column in columns if (text := row[column]) and text.strip())
-    if not name or Path(name).is_absolute() or ".." in Path(name).parts:
+    if _MORE in row:
+        raise InvalidDataset(
+            f"{where} has more cells than there are columns: is a comma not in quotation marks?"
+        )
+    if not name or "\0" in name or Path(name).is_absolute() or ".." in Path(name).parts:
         raise InvalidDataset(f"{where}: {name!r} is not the name of a file in the folder.")
     path = folder / name
     if must_exist and not path.is_file():
