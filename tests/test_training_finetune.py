@@ -335,6 +335,30 @@ def test_a_damaged_checkpoint_is_told_and_the_training_begins_anew(
     assert "begins anew" in training.skipped[0]
 
 
+@pytest.mark.parametrize("part", ["optimizer", "trained"])
+def test_of_a_checkpoint_that_does_not_fit_nothing_is_taken(
+    start: ModelVersion, pictures: Any, tmp_path: Path, part: str
+) -> None:
+    """Half of it would be a model that nobody trained."""
+    train = pictures("a cat", 4)
+    fresh = Training(start, tmp_path / "fresh").run(replace(CONFIG, epochs=2), train)
+    with pytest.raises(TrainingStopped):
+        Training(start, tmp_path / "run", stop_at=1).run(replace(CONFIG, epochs=2), train)
+    file = tmp_path / "run" / "checkpoint.pt"
+    content = torch.load(file, weights_only=True)
+    content["trained"] = {name: torch.zeros_like(p) for name, p in content["trained"].items()}
+    if part == "trained":
+        content["trained"].popitem()
+    else:
+        content["optimizer"]["param_groups"] = []
+    torch.save(content, file)
+    training = Training(start, tmp_path / "run")
+    made = training.run(replace(CONFIG, epochs=2), train)
+    assert "begins anew" in training.skipped[0]
+    one, two = weights(fresh.folder), weights(made.folder)
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
 def test_time_that_is_up_ends_it_with_what_was_learnt(
     start: ModelVersion, pictures: Any, tmp_path: Path
 ) -> None:

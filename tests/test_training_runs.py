@@ -154,6 +154,27 @@ def test_only_runs_are_runs(runs: TrainingRuns, run_id: str) -> None:
         runs.request_stop(run_id)
 
 
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"status": "done", "message": ""}'])
+def test_a_run_whose_state_is_damaged_is_passed_over(runs: TrainingRuns, content: str) -> None:
+    with runs.begin() as whole:
+        pass
+    with runs.begin() as damaged:
+        pass
+    (damaged.folder / "state.json").write_text(content)
+    assert [state.id for state in runs.list()] == [whole.id]
+    with runs.begin():
+        pass
+    assert len(runs.list()) == 2
+
+
+@pytest.mark.parametrize("content", ["half a", '{"step": 1}', '{"step": 1, "future": 2}'])
+def test_progress_that_is_not_understood_is_none(runs: TrainingRuns, content: str) -> None:
+    with runs.begin() as run:
+        run.report(PROGRESS)
+    (run.folder / "progress.json").write_text(content)
+    assert runs.get(run.id).progress is None
+
+
 def test_a_checkpoint_lasts_until_the_next_training(runs: TrainingRuns) -> None:
     with pytest.raises(TrainingStopped), runs.begin() as first:
         (first.folder / "checkpoint.pt").write_bytes(b"1")
@@ -161,10 +182,15 @@ def test_a_checkpoint_lasts_until_the_next_training(runs: TrainingRuns) -> None:
     with pytest.raises(TrainingStopped), runs.begin(first.id):
         assert (first.folder / "checkpoint.pt").exists()
         raise TrainingStopped("Stopped again.")
+    half = first.folder / "version" / "model.safetensors"  # killed while it was stored
+    half.parent.mkdir()
+    half.write_bytes(b"half")
     with pytest.raises(TrainingStopped), runs.begin() as second:
         assert (first.folder / "checkpoint.pt").exists()  # this one may yet fail to begin
+        (second.folder / "version").mkdir()
         runs.keep_only(second)
         assert not (first.folder / "checkpoint.pt").exists()
+        assert not half.parent.exists() and (second.folder / "version").exists()
         (second.folder / "checkpoint.pt").write_bytes(b"2")
         raise TrainingStopped("Stopped.")
     with runs.begin(second.id):

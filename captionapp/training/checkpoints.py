@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,19 +42,22 @@ def save(
 
 
 def load(run_folder: Path, learner: Learner, on_skip: Callable[[str], None]) -> dict[str, Any]:
-    """Give the learner what was saved; the state that was saved with it, empty if nothing was."""
+    """Give the learner what was saved; the state that was saved with it, empty if nothing was or
+    it is not this learner's. Then the learner is as it was."""
     path = run_folder / FILE
     try:
         content = torch.load(path, weights_only=True)
-        with torch.no_grad():
-            for name, parameter in learner.trained.items():
-                parameter.copy_(content["trained"][name])
-        learner.best = content["best"]
-        learner.optimizer.load_state_dict(content["optimizer"])
         state: dict[str, Any] = content["state"]
+        best, saved = content["best"], content["trained"]
+        weights = {name: saved[name].view_as(p) for name, p in learner.trained.items()}
+        learner.optimizer.load_state_dict(content["optimizer"])  # all of it or nothing
     except FileNotFoundError:
         return {}
-    except (OSError, RuntimeError, KeyError, EOFError, pickle.UnpicklingError) as error:
+    except Exception as error:  # of a broken file almost anything can be raised
         on_skip(f"{path} cannot be read, so the training begins anew: {error}")
         return {}
+    with torch.no_grad():
+        for name, parameter in learner.trained.items():
+            parameter.copy_(weights[name])
+    learner.best = best
     return state

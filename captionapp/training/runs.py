@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -32,6 +33,8 @@ from captionapp.training.config import Progress
 HANDOVER_SECONDS = 30.0
 #: Files of a run that only matter until the next one begins; they may have gigabytes.
 _BULKY = ("checkpoint.pt", "seen.bin")
+#: Folder of a run in which its version is written until it is whole and moves away.
+_UNFINISHED = "version"
 _FINETUNE = ("model", "finetune")
 _RUN_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}")
 
@@ -200,7 +203,8 @@ class TrainingRuns:
         return run
 
     def keep_only(self, run: Run) -> None:
-        """Remove the checkpoints of the other runs, which would fill the disk.
+        """Remove the checkpoints and half-stored versions of the other runs, which would fill the
+        disk.
 
         For a run that has begun: one that failed before must not cost what can be resumed.
         """
@@ -208,28 +212,42 @@ class TrainingRuns:
             for file in self.folder.glob(f"*/{name}*"):
                 if file.parent != run.folder or file.suffix == ".tmp":
                     file.unlink(missing_ok=True)
+        for folder in self.folder.glob(f"*/{_UNFINISHED}"):
+            if folder.parent != run.folder:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _state(self, run_id: str) -> RunState | None:
+        """What the run's files say; None if they say nothing that can be understood."""
         folder = self.folder / run_id
-        state = _read(folder / "state.json")
-        if state is None:
+        try:
+            state = _read(folder / "state.json") or {}
+            status, message = str(state["status"]), str(state["message"])
+            if status == "running":
+                if not detached.lives(state):
+                    status = "interrupted"
+                    message = message or detached.last_line(folder / "log.txt")
+                elif (folder / "stop").exists():
+                    status = "stopping"
+            return RunState(
+                id=run_id,
+                status=status,
+                started_at=str(state["started_at"]),
+                progress=_progress(folder / "progress.json"),
+                message=message,
+                version=state["version"],
+                pid=int(state["pid"]),
+            )
+        except (KeyError, TypeError, ValueError):  # edited by hand, or damaged
             return None
-        status, message = str(state["status"]), str(state["message"])
-        if status == "running":
-            if not detached.lives(state):
-                status, message = "interrupted", message or detached.last_line(folder / "log.txt")
-            elif (folder / "stop").exists():
-                status = "stopping"
-        progress = _read(folder / "progress.json")
-        return RunState(
-            id=run_id,
-            status=status,
-            started_at=str(state["started_at"]),
-            progress=Progress(**progress) if progress else None,
-            message=message,
-            version=state["version"],
-            pid=int(state["pid"]),
-        )
+
+
+def _progress(path: Path) -> Progress | None:
+    """How far a run is; None if that is not told, or in the words of another version of ours."""
+    try:
+        content = _read(path)
+        return Progress(**content) if content else None
+    except TypeError:
+        return None
 
 
 def _busy(other: RunState | None) -> Sentence:
