@@ -75,7 +75,8 @@ class Promotion:
         ask the gate, and keep the report with the version.
 
         ``retained`` is an imagefolder; without it, it is the one that the version's training was
-        told to retain, else the setting's. Only pictures that no training has seen judge.
+        told to retain, else, also if that is gone, the setting's. Only pictures that no training
+        has seen judge.
 
         Raises:
             UnknownVersion, ModelUnavailable: if a version is not there or does not load.
@@ -258,6 +259,8 @@ class Promotion:
         described = version.details.get("retain") or {}
         own = Path(described["folder"]) if described.get("folder") else None
         set_for_all = Path(self.settings.retain) if self.settings.retain else None
+        if own is not None and not own.is_dir() and set_for_all is not None:
+            own = None  # it was moved or deleted since
         path = folder or own or set_for_all
         if path is None:
             return None
@@ -266,7 +269,7 @@ class Promotion:
         except InvalidDataset as error:
             raise InvalidDataset(
                 f"{error} It was to show what {version.name} has forgotten; "
-                "name another folder with --retained DIR."
+                "name another folder with --retained DIR or CAPTIONAPP_RETAIN."
             ) from error
         if own is not None and path.resolve() == own.resolve():
             share = float(described.get("held_out_share", HELD_OUT_SHARE))

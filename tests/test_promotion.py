@@ -98,6 +98,9 @@ def test_a_retained_folder_that_is_gone_is_said(scene: Scene) -> None:
     shutil.rmtree(scene.retained)
     said = refused(scene, "v1")
     assert "nothing is proven" in said and "name another folder with --retained DIR" in said
+    elsewhere = imagefolder(scene.folder / "elsewhere", range(24, 34))
+    report = scene.promotion(retain=str(elsewhere)).evaluate("v1")  # then the setting's judges
+    assert report.retained is not None and report.retained.source == str(elsewhere)
 
 
 def test_a_version_that_is_pruned_while_it_is_judged_does_not_come_back(scene: Scene) -> None:

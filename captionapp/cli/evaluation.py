@@ -48,7 +48,8 @@ def evaluate(
         raise click.UsageError("--retained goes with the held-out answers, not with --data.")
     flow = workflow()
     current = flow.versions.current()
-    names = [name for name in versions or _newest_trained(flow) if name != current.name]
+    chosen = dict.fromkeys(versions or _newest_trained(flow))
+    names = [flow.versions.get(name).name for name in chosen if name != current.name]
     with progress_of_captions() as on_progress:
         if not names:
             given = flow.promotion.prover.folder(data) if data else flow.promotion.prover.held_out()

@@ -108,7 +108,10 @@ def evaluate(version: str) -> ResponseReturnValue:
     require_operator()
     workflow().versions.get(version)
     if ButtonForm().validate_on_submit():
-        _start(Task.EVALUATE, version)
+        if version == _current_name():
+            flash(_current_already(version), "problem")
+        else:
+            _start(Task.EVALUATE, version)
     return redirect(url_for("models.show", version=version), 303)
 
 
@@ -290,8 +293,7 @@ def _promotion_page(version: str, form: ForceForm, problem: str = "") -> str:
     rows, _ = version_rows()
     row = _row(rows, version)
     if row.standing == "current":
-        already = gettext("%(version)s is the current version already.", version=version)
-        problem = problem or already
+        problem = problem or _current_already(version)
     current = next((one.version.name for one in rows if one.standing == "current"), "")
     report = row.report if row.report and row.report.current == current else None
     task = _task_of(version)
@@ -306,6 +308,17 @@ def _promotion_page(version: str, form: ForceForm, problem: str = "") -> str:
         settings=workflow().settings,
         button=ButtonForm(formdata=None),
     )
+
+
+def _current_name() -> str:
+    try:
+        return workflow().versions.current().name
+    except ModelUnavailable:  # the page says so
+        return ""
+
+
+def _current_already(version: str) -> str:
+    return gettext("%(version)s is the current version already.", version=version)
 
 
 def _not_started(error: OSError) -> str:

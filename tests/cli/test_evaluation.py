@@ -68,6 +68,15 @@ def test_several_at_once_as_json(run: Any, scene: Scene) -> None:
     assert told["reports"][0]["results"][0]["candidate"] == SAID[0]
 
 
+def test_a_name_that_is_none_is_said_before_anything_is_captioned(run: Any, scene: Scene) -> None:
+    scene.trained("v1")
+    result = run("v1", "nonsense")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "There is no version nonsense" in result.stderr
+    assert scene.promotion().report("v1") is None
+    assert len(json.loads(run("v1", "v1", "--json").stdout)["reports"]) == 1
+
+
 def test_figures_beside_each_other_can_be_compared(run: Any, scene: Scene) -> None:
     """CIDEr depends on the retained pictures, which are other ones for each version."""
     scene.trained("v1")

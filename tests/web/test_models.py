@@ -120,6 +120,16 @@ def test_an_evaluation_is_started_and_waited_for(client, instance, commands, mon
     assert 'role="alert"' not in page and 'data-status="done"' in page
 
 
+def test_what_became_current_meanwhile_is_not_compared_with_itself(
+    client, workflow, instance, commands, monkeypatch
+):
+    add_version(instance, "trained-1", "fake-1")
+    current = workflow.versions.get("trained-1")
+    monkeypatch.setattr(workflow.versions, "current", lambda: current)
+    given = client.post("/models/trained-1/evaluate", auth=PASSWORD, follow_redirects=True)
+    assert "trained-1 is the current version already" in given.text and commands == []
+
+
 def test_a_promotion_is_confirmed_first(client, instance, commands):
     add_version(instance, "trained-1", "fake-1")
     page = client.get("/models/trained-1/promote", auth=PASSWORD).text
