@@ -42,9 +42,10 @@ def register(app: Flask) -> None:
         app.wsgi_app = ProxyFix(app.wsgi_app, n, n, n)  # type: ignore[method-assign]
     headers.init_app(app, settings)
     language.init_app(app, settings)
-    # The order of these matters: requests are counted, and their type is looked at, before the
-    # CSRF check reads the body.
+    # The order of these matters: requests are counted, their type is looked at, and the operator's
+    # password is asked for, before the CSRF check reads the body.
     limits.init_app(app, settings)
+    operator.init_app(app)
     CSRFProtect(app)
     errors.init_app(app)
     presenting.init_app(app)

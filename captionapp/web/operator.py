@@ -4,9 +4,22 @@ from __future__ import annotations
 
 import hmac
 
-from flask import abort, request
+from flask import Flask, abort, request
 
 from captionapp.web.current import workflow
+
+#: Blueprints of which every page is the operator's.
+_THEIR_OWN = frozenset({"asking", "insights", "training", "models", "compare"})
+
+
+def init_app(app: Flask) -> None:
+    """Have the operator's pages ask for the password before anything else is looked at: to others
+    they are not there, whatever a form lacks. Each of their views asks again by itself."""
+
+    @app.before_request
+    def operators_only() -> None:
+        if request.blueprint in _THEIR_OWN:
+            require_operator()
 
 
 def is_operator() -> bool:

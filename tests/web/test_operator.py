@@ -21,6 +21,18 @@ def test_only_the_password_counts(make_app, password, auth, expected):
         assert is_operator() is expected
 
 
+@pytest.mark.parametrize(
+    "path",
+    ["/models/rollback", "/models/x/promote", "/models/training", "/compare", "/feedback/next"],
+)
+def test_a_form_without_its_token_tells_nobody_that_the_page_is_there(make_app, path):
+    without = make_app(WTF_CSRF_ENABLED=True)
+    assert without.test_client().post(path).status_code == 404
+    guarded = make_app(WTF_CSRF_ENABLED=True, CAPTIONAPP_ADMIN_PASSWORD="open sesame")
+    assert guarded.test_client().post(path).status_code == 401
+    assert guarded.test_client().post(path, auth=("", "open sesame")).status_code == 400
+
+
 def test_another_scheme_is_not_the_operator(make_app):
     app = make_app(CAPTIONAPP_ADMIN_PASSWORD="open sesame")
     with app.test_request_context(headers={"Authorization": "Bearer open sesame"}):
