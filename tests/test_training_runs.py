@@ -162,6 +162,7 @@ def test_a_run_whose_state_is_damaged_is_passed_over(runs: TrainingRuns, content
         pass
     (damaged.folder / "state.json").write_text(content)
     assert [state.id for state in runs.list()] == [whole.id]
+    assert runs.latest() == runs.get(whole.id)
     with runs.begin():
         pass
     assert len(runs.list()) == 2

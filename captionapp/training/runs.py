@@ -96,13 +96,11 @@ class TrainingRuns:
 
     def list(self) -> Sequence[RunState]:
         """All runs, newest first."""
-        names = [path.parent.name for path in self.folder.glob("*/state.json")]
-        states = [self._state(name) for name in sorted(names, reverse=True) if _is_id(name)]
-        return [state for state in states if state]
+        return [*self._newest_first()]
 
     def latest(self) -> RunState | None:
         """The newest run, if there is any."""
-        return next(iter(self.list()), None)
+        return next(self._newest_first(), None)
 
     def get(self, run_id: str) -> RunState:
         """The run of this id.
@@ -215,6 +213,13 @@ class TrainingRuns:
         for folder in self.folder.glob(f"*/{_UNFINISHED}"):
             if folder.parent != run.folder:
                 shutil.rmtree(folder, ignore_errors=True)
+
+    def _newest_first(self) -> Iterator[RunState]:
+        """Read one by one: whoever watches a training wants the first, twice a second."""
+        names = [path.parent.name for path in self.folder.glob("*/state.json")]
+        for name in sorted(filter(_is_id, names), reverse=True):
+            if state := self._state(name):
+                yield state
 
     def _state(self, run_id: str) -> RunState | None:
         """What the run's files say; None if they say nothing that can be understood."""
