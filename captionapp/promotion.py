@@ -182,7 +182,7 @@ class Promotion:
         history = self.versions.pointer.history()
         if not history or not history[-1].previous:
             raise PromotionRefused(
-                Sentence("There is no version to go back to: nothing was promoted yet.")
+                Sentence("There is no version to go back to: none was current before this one.")
             )
         last = history[-1]
         if leave is not None and last.version != leave:

@@ -154,7 +154,7 @@ def test_a_pulled_version_is_promoted_freely(scene: Scene) -> None:
 
 def test_rollback_goes_back_one_by_one(scene: Scene) -> None:
     promotion = scene.promotion()
-    with pytest.raises(PromotionRefused, match="nothing was promoted yet"):
+    with pytest.raises(PromotionRefused, match="none was current before"):
         promotion.rollback()
     for name in ("v1", "v2", "v3"):
         add_version(scene.versions, name, origin="pulled")

@@ -35,19 +35,17 @@ def promote(version: str, retained: Path | None, force: str | None) -> None:
     """
     with progress_of_captions() as on_progress:
         change = workflow().promotion.promote(version, force, retained, on_progress)
-    click.echo(_moved(change))
+    forced = "FORCED: " if change.forced else ""
+    instead = f" instead of {change.previous}" if change.previous else ""
+    click.echo(f"{change.version} is the current version{instead} ({forced}{change.reason}).")
 
 
 @group.command("rollback")
 def rollback() -> None:
     """Return to the version before the current one; running servers follow within seconds."""
-    click.echo(_moved(workflow().promotion.rollback()))
-
-
-def _moved(change: PointerChange) -> str:
-    forced = "FORCED: " if change.forced else ""
-    instead = f" instead of {change.previous}" if change.previous else ""
-    return f"{change.version} is the current version{instead} ({forced}{change.reason})."
+    change = workflow().promotion.rollback()
+    # ``previous`` is what another rollback would return to, not what was left.
+    click.echo(f"{change.version} is the current version again ({change.reason}).")
 
 
 @group.command("prune")

@@ -68,7 +68,7 @@ def table() -> str:
         resumable=next(iter(unfinished(runs)), None),
         answers=_latest_answers(),
         settings=workflow().settings,
-        changes=_changes()[: -CHANGES_SHOWN - 1 : -1],
+        changes=_moves(_changes())[: -CHANGES_SHOWN - 1 : -1],
         button=ButtonForm(),
     )
 
@@ -255,6 +255,13 @@ def _changes() -> list[PointerChange]:
         return workflow().promotion.history()
     except ModelUnavailable:  # the page says so already
         return []
+
+
+def _moves(changes: list[PointerChange]) -> list[tuple[PointerChange, str]]:
+    """Each change with the version that was served until then. Of a rollback that is another than
+    ``previous``, to which the next one would lead."""
+    before = [change.version for change in changes]
+    return [*zip(changes, [changes[0].previous, *before[:-1]], strict=True)] if changes else []
 
 
 def _last_change() -> PointerChange | None:

@@ -39,7 +39,9 @@ def test_promote_and_rollback_say_what_they_did(run: Any, scene: Scene) -> None:
     assert result.stdout.startswith(f"v1 is the current version instead of {scene.shipped.name} (")
     assert "probability 1.000" in result.stdout
     result = run("rollback")
-    assert result.stdout == (f"{scene.shipped.name} is the current version (rollback from v1).\n")
+    assert result.stdout == (
+        f"{scene.shipped.name} is the current version again (rollback from v1).\n"
+    )
     assert run("rollback").exit_code == 1
 
 

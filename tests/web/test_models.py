@@ -217,6 +217,22 @@ def test_a_rollback_is_confirmed_and_happens_once(client, workflow, instance):
     assert workflow.versions.pointer.last().version == "trained-2"
 
 
+def test_what_was_served_names_what_each_version_took_over_from(client, workflow, instance):
+    for name in ("trained-1", "trained-2"):
+        add_version(instance, name, "fake-1")
+    workflow.versions.set_current("trained-1", "shipped-1", "better")
+    workflow.versions.set_current("trained-2", "trained-1", "better still")
+    workflow.versions.set_current("trained-1", "shipped-1", "rollback from trained-2")
+    page = client.get("/models", auth=PASSWORD).text
+    moves = page[page.index("What was served") :]
+    rows = re.findall(r"<td><code>(.*?)</code></td>\s*<td><code>(.*?)</code></td>", moves)
+    assert rows == [
+        ("trained-1", "trained-2"),
+        ("trained-2", "trained-1"),
+        ("trained-1", "shipped-1"),
+    ]
+
+
 def test_nothing_to_roll_back_to(client):
     assert "nothing to go back to" in client.get("/models/rollback", auth=PASSWORD).text
     posted = client.post("/models/rollback", auth=PASSWORD, follow_redirects=True)
