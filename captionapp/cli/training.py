@@ -69,7 +69,7 @@ def _pairs(
     metavar="NAME=VALUE",
     multiple=True,
     callback=_pairs,
-    help="Any other hyperparameter; docs/training.md lists them.",
+    help="Any other hyperparameter; captionapp/training/config.py says what they do.",
 )
 @click.option("--run", "run_id", hidden=True, help="Of the run that the page has made for this.")
 def finetune(
@@ -110,9 +110,10 @@ def configured(chosen: dict[str, Any]) -> FinetuneConfig:
     """The defaults, but for what was chosen; a learning rate is that of the method in use."""
     from pydantic import TypeAdapter, ValidationError
 
-    unknown = sorted(set(chosen) - set(_DEFAULTS.as_dict()))
+    names = _DEFAULTS.as_dict()
+    unknown = sorted(set(chosen) - set(names))
     if unknown:
-        raise click.UsageError(f"{unknown[0]} is no hyperparameter; docs/training.md lists them.")
+        raise click.UsageError(f"{unknown[0]} is no hyperparameter. There are {', '.join(names)}.")
     if "learning_rate" in chosen:
         chosen = {"lora_learning_rate": chosen["learning_rate"]} | chosen
     try:

@@ -83,7 +83,7 @@ def test_it_makes_a_version_that_can_be_loaded(tiny: Flask) -> None:
     [
         (["--resume"], "There is no training to go on with."),
         (["--resume", "--epochs", "3"], "give nothing else"),
-        (["--set", "learning_speed=1"], "learning_speed is no hyperparameter"),
+        (["--set", "learning_speed=1"], "learning_speed is no hyperparameter. There are epochs, "),
         (["--set", "epochs"], "'epochs' is not NAME=VALUE."),
         (["--set", "=3"], "'=3' is not NAME=VALUE."),
         (["--set", "warmup=2"], "Error: warmup is 2.0; it is a share"),
