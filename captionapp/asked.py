@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import bindparam, delete, select, update
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.orm import Session
 
 from captionapp.errors import NotFound
 from captionapp.records import CaptionRecord, Records
 from captionapp.tables import AskedRow, Holding
+
+_EARLIER = select(AskedRow.image_id, AskedRow.options).where(
+    AskedRow.contributor == bindparam("contributor"),
+    AskedRow.image_id.in_(bindparam("image_ids", expanding=True)),
+)
 
 
 class Asked:
@@ -32,15 +37,15 @@ class Asked:
         """Show this caption from now on, and not the first one made with its options."""
         self._turn_to(session, caption.image_id, contributor, caption.options_key, caption.id)
 
-    def earlier(self, image_ids: list[str], contributor: str) -> dict[str, list[str]]:
+    def earlier(
+        self, session: Session, image_ids: list[str], contributor: str
+    ) -> dict[str, list[str]]:
         """The options of earlier wishes of this browser, by ``image_id``."""
-        query = select(AskedRow.image_id, AskedRow.options).where(
-            AskedRow.contributor == contributor, AskedRow.image_id.in_(image_ids)
-        )
         found: dict[str, list[str]] = {}
-        with self._records.read() as session:
-            for image_id, options in session.execute(query):
-                found.setdefault(image_id, []).append(options)
+        for image_id, options in session.execute(
+            _EARLIER, {"contributor": contributor, "image_ids": image_ids}
+        ):
+            found.setdefault(image_id, []).append(options)
         return found
 
     def _turn_to(

@@ -16,6 +16,8 @@ from typing import Any
 
 from filelock import FileLock
 from sqlalchemy import (
+    BindParameter,
+    bindparam,
     create_engine,
     delete,
     event,
@@ -188,27 +190,32 @@ class Records:
         Raises:
             NotFound: if there is no such picture, or this browser does not hold it.
         """
-        query = _held_query().where(Holding.image_id == image_id)
-        if contributor is not None:
-            query = query.where(Holding.contributor == contributor, Holding.released_at.is_(None))
         with self.read() as session:
-            row = session.execute(query.order_by(Holding.created_at.desc())).first()
-            if row is None and contributor is None:
-                row = session.execute(_released_query(image_id)).first()
+            return self.held_in(session, image_id, contributor)
+
+    def held_in(self, session: Session, image_id: str, contributor: str | None) -> Held:
+        """``held`` as this session sees it."""
+        if contributor is None:
+            row = session.execute(_HELD_BY_ANYBODY, {"image_id": image_id}).first()
+            row = row or session.execute(_released_query(image_id)).first()
+        else:
+            mine = {"image_id": image_id, "contributor": contributor}
+            row = session.execute(_HELD_BY_ONE, mine).first()
         if row is None:
             raise NotFound("There is no such picture, or it is not one of yours.")
         return _held(row)
 
-    def held_among(self, image_ids: Iterable[str], contributor: str) -> list[Held]:
+    def held_among(
+        self, session: Session, image_ids: Iterable[str], contributor: str
+    ) -> list[Held]:
         """Those of these pictures that this browser holds, in the order asked for."""
         image_ids = list(image_ids)
-        query = _held_query().where(
+        query = _HELD.where(
             Holding.contributor == contributor,
             Holding.image_id.in_(image_ids),
             Holding.released_at.is_(None),
         )
-        with self.read() as session:
-            found = {row.image_id: _held(row) for row in session.execute(query)}
+        found = {row.image_id: _held(row) for row in session.execute(query)}
         return [found[image_id] for image_id in image_ids if image_id in found]
 
     def require_holding(self, session: Session, image_id: str, contributor: str | None) -> None:
@@ -295,13 +302,8 @@ class Records:
         self, session: Session, image_ids: Iterable[str]
     ) -> dict[tuple[str, str], list[CaptionRecord]]:
         """``captions`` as this session sees them."""
-        query = (
-            select(CaptionRow)
-            .where(CaptionRow.image_id.in_(list(image_ids)))
-            .order_by(CaptionRow.number.desc())
-        )
         found: dict[tuple[str, str], list[CaptionRecord]] = {}
-        for row in session.scalars(query):
+        for row in session.scalars(_CAPTIONS, {"image_ids": list(image_ids)}):
             found.setdefault((row.image_id, row.options), []).append(_caption(row))
         return found
 
@@ -413,13 +415,19 @@ class Records:
 
     def jobs(self, image_ids: Iterable[str]) -> dict[tuple[str, str], JobState]:
         """The jobs of these pictures by (image_id, options key)."""
-        query = select(Job).where(Job.image_id.in_(list(image_ids)))
-        now = _now()
         with self.read() as session:
-            jobs = list(session.scalars(query))
-            alive = (Job.problem == "", Job.begun_at.is_(None), Job.lease_until > now)
-            waiting = select(Job.number).where(*alive).order_by(Job.number)
-            queued = list(session.scalars(waiting)) if jobs else []
+            return self.jobs_in(session, image_ids)
+
+    def jobs_in(
+        self, session: Session, image_ids: Iterable[str]
+    ) -> dict[tuple[str, str], JobState]:
+        """``jobs`` as this session sees them."""
+        jobs = list(session.scalars(_JOBS, {"image_ids": list(image_ids)}))
+        if not jobs:
+            return {}
+        now = _now()
+        alive = (Job.problem == "", Job.begun_at.is_(None), Job.lease_until > now)
+        queued = session.scalars(select(Job.number).where(*alive).order_by(Job.number))
         ahead = {number: place for place, number in enumerate(queued)}
         return {
             (job.image_id, job.options): JobState(
@@ -448,17 +456,28 @@ def _now() -> float:
     return datetime.now(UTC).timestamp()
 
 
-def _held_query() -> Any:
-    return select(
-        Holding.image_id,
-        Holding.name,
-        Picture.width,
-        Picture.height,
-        Holding.options,
-        Holding.created_at,
-        Holding.chosen,
-        Picture.hint,
-    ).join(Picture, Picture.image_id == Holding.image_id)
+# What nearly every request asks is put together once.
+_HELD: Any = select(
+    Holding.image_id,
+    Holding.name,
+    Picture.width,
+    Picture.height,
+    Holding.options,
+    Holding.created_at,
+    Holding.chosen,
+    Picture.hint,
+).join(Picture, Picture.image_id == Holding.image_id)
+_HELD_BY_ANYBODY = _HELD.where(Holding.image_id == bindparam("image_id")).order_by(
+    Holding.created_at.desc()
+)
+_HELD_BY_ONE = _HELD_BY_ANYBODY.where(
+    Holding.contributor == bindparam("contributor"), Holding.released_at.is_(None)
+)
+_OF_THESE: BindParameter[Any] = bindparam("image_ids", expanding=True)
+_CAPTIONS = (
+    select(CaptionRow).where(CaptionRow.image_id.in_(_OF_THESE)).order_by(CaptionRow.number.desc())
+)
+_JOBS = select(Job).where(Job.image_id.in_(_OF_THESE))
 
 
 def _released_query(image_id: str) -> Any:

@@ -14,6 +14,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sqlalchemy.orm import Session
+
 from captionapp.arrivals import Arrivals
 from captionapp.asked import Asked
 from captionapp.captioning.batching import CaptionQueue
@@ -206,12 +208,16 @@ class Workflow:
         Raises:
             NotFound: if it is not this browser's.
         """
-        return self._views([self.records.held(image_id, contributor)], contributor)[0]
+        return self._views(
+            lambda session: [self.records.held_in(session, image_id, contributor)], contributor
+        )[0]
 
     def pictures_of(self, image_ids: Iterable[str], contributor: str) -> dict[str, PictureView]:
         """Those of these pictures that this browser holds, by id, in the order asked for."""
-        held = self.records.held_among(image_ids, contributor)
-        return {view.image_id: view for view in self._views(held, contributor)}
+        views = self._views(
+            lambda session: self.records.held_among(session, image_ids, contributor), contributor
+        )
+        return {view.image_id: view for view in views}
 
     def pictures(
         self,
@@ -405,11 +411,16 @@ class Workflow:
             self.store.add(image)
         return fresh
 
-    def _views(self, held: list[Held], contributor: str | None) -> list[PictureView]:
-        image_ids = [one.image_id for one in held]
-        captions = self.records.captions(image_ids)
-        jobs = self.records.jobs(image_ids)
-        asked = self.asked.earlier(image_ids, contributor) if contributor else {}
+    def _views(
+        self, find: Callable[[Session], list[Held]], contributor: str | None
+    ) -> list[PictureView]:
+        """Views of the pictures that are found, with everything as it is at one moment."""
+        with self.records.read() as session:
+            held = find(session)
+            image_ids = [one.image_id for one in held]
+            captions = self.records.captions_in(session, image_ids)
+            jobs = self.records.jobs_in(session, image_ids)
+            asked = self.asked.earlier(session, image_ids, contributor) if contributor else {}
         return [
             self._view(
                 one,

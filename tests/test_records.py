@@ -54,7 +54,8 @@ def test_pictures_of_a_browser_among_others_in_the_order_asked_for(records: Reco
     for image_id in ("p1", "p2", "p3"):
         hold(records, image_id, "anna")
     hold(records, "p9", "ben")
-    held = records.held_among(["p3", "p9", "p1", "p0"], "anna")
+    with records.read() as session:
+        held = records.held_among(session, ["p3", "p9", "p1", "p0"], "anna")
     assert [one.image_id for one in held] == ["p3", "p1"]
 
 

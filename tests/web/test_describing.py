@@ -172,7 +172,8 @@ def test_a_picture_that_goes_takes_its_alternatives_along(
     with client.session_transaction() as session:
         workflow.let_go(image_id, session["contributor"])
     assert workflow.records.captions([image_id]) == {}
-    assert workflow.asked.earlier([image_id], session["contributor"]) == {}
+    with workflow.records.read() as reading:
+        assert workflow.asked.earlier(reading, [image_id], session["contributor"]) == {}
 
 
 def test_descriptions_are_shown_without_guesses_at_gender_and_kept_as_they_were(

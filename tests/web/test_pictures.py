@@ -4,7 +4,7 @@ import io
 
 import pytest
 from PIL import Image
-from sqlalchemy import delete
+from sqlalchemy import delete, event
 
 from captionapp.tables import CaptionRow
 from tests.conftest import FakeCaptioner, serve
@@ -129,3 +129,10 @@ def test_operator_sees_everybodys_pictures_but_answers_for_nobody(make_app, png)
     assert file.status_code == 200
     file.close()
     assert operator.get(path, auth=("any", "wrong")).status_code == 404
+
+
+def test_a_page_is_of_one_moment_of_the_database(client, workflow, png):
+    address, begun = send(client, png), []
+    event.listen(workflow.records._engine, "begin", begun.append)
+    assert 'data-status="done"' in client.get(address).text
+    assert len(begun) == 1
