@@ -70,6 +70,7 @@ def configure(app: Flask, settings: Settings) -> None:
         SESSION_REFRESH_EACH_REQUEST=False,
         PERMANENT_SESSION_LIFETIME=timedelta(days=365),
         WTF_CSRF_TIME_LIMIT=24 * 3600,
+        WTF_I18N_ENABLED=False,  # forms.Form has it
         MAX_CONTENT_LENGTH=settings.max_files * settings.max_file_mb * 1_000_000 + 1_000_000,
         # More files than the limit reach the form, which names the limit; far more do not.
         MAX_FORM_PARTS=2 * settings.max_files + 50,

@@ -13,7 +13,7 @@ from captionapp.images import MEDIA_TYPE
 from captionapp.records import CaptionRecord
 from captionapp.web import errors, identity
 from captionapp.web.current import workflow
-from captionapp.web.forms import ButtonForm, NextForm, first_error
+from captionapp.web.forms import NextForm, first_error
 from captionapp.web.language import translated
 from captionapp.web.operator import require_operator
 from captionapp.web.paging import asked_number
@@ -140,7 +140,6 @@ def _page(
             left=left,
             form=form,
             problem=problem,
-            button=ButtonForm(formdata=None),
             undescribed=len(asking.undescribed(workflow())),
             at_once=DESCRIBED_AT_ONCE,
         )
@@ -149,7 +148,6 @@ def _page(
         caption=None,
         skip=skip,
         left=left,
-        button=ButtonForm(formdata=None),
         undescribed=len(asking.undescribed(workflow())),
         at_once=DESCRIBED_AT_ONCE,
     )

@@ -35,7 +35,6 @@ def show() -> str:
         pair=pair,
         asked=asked,
         tally=_tally(comparison) if comparison and not pair else None,
-        form=VoteForm(formdata=None),
     )
 
 

@@ -39,6 +39,7 @@ from captionapp.captioning.captioner import (
 from captionapp.feedback.filters import FeedbackFilter, Source
 from captionapp.feedback.repository import Reason, Verdict
 from captionapp.votes import Choice
+from captionapp.web.language import locale
 from captionapp.web.words import REASON_LABELS
 
 MAX_CORRECTION_CHARACTERS = 1000
@@ -51,11 +52,22 @@ def _one_line(text: str | None) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in text or "").split())
 
 
+class Form(FlaskForm):  # type: ignore[misc]
+    """Ours, in the language of the page."""
+
+    class Meta:
+        @property
+        def locales(self) -> list[str]:
+            """Of what WTForms itself says, which it reads once for each language, and not, as
+            Flask-WTF would, for each request."""
+            return [locale().language, "en"]
+
+
 _BATCH = [Optional(), Regexp("[0-9a-f]{32}$")]
 _COUNT = [Optional(), NumberRange(0, 1_000_000)]
 
 
-class UploadForm(FlaskForm):  # type: ignore[misc]
+class UploadForm(Form):
     """``POST /captions``"""
 
     images = MultipleFileField(lazy_gettext("Pictures"))
@@ -82,13 +94,13 @@ class UploadForm(FlaskForm):  # type: ignore[misc]
         return Ticket(self.batch.data, self.place.data or 0, self.total.data or 0)
 
 
-class CancelForm(FlaskForm):  # type: ignore[misc]
+class CancelForm(Form):
     """``POST /captions/cancel``"""
 
     batch = StringField(validators=_BATCH)
 
 
-class FeedbackForm(FlaskForm):  # type: ignore[misc]
+class FeedbackForm(Form):
     """``POST /images/<image_id>/feedback``"""
 
     caption_id = HiddenField(validators=[DataRequired(INCOMPLETE)])
@@ -132,7 +144,7 @@ def _choice(label: LazyString, choices: Mapping[str, LazyString]) -> SelectField
     )
 
 
-class FilterForm(FlaskForm):  # type: ignore[misc]
+class FilterForm(Form):
     """``GET /feedback`` and what else is about some of the answers; changes nothing."""
 
     class Meta:
@@ -184,11 +196,7 @@ class FilterForm(FlaskForm):  # type: ignore[misc]
         return {field.name: field.raw_data[0] for field in self if field.raw_data and field.data}
 
 
-class ButtonForm(FlaskForm):  # type: ignore[misc]
-    """A button that changes something: no fields but the CSRF token."""
-
-
-class ForceForm(FlaskForm):  # type: ignore[misc]
+class ForceForm(Form):
     """``POST /models/<version>/promote`` with ``force``: over what the gate says, and why."""
 
     reason = TextAreaField(
@@ -203,7 +211,7 @@ class ForceForm(FlaskForm):  # type: ignore[misc]
     )
 
 
-class VoteForm(FlaskForm):  # type: ignore[misc]
+class VoteForm(Form):
     """``POST /compare``"""
 
     image_id = HiddenField(validators=[DataRequired()])
@@ -218,7 +226,7 @@ class VoteForm(FlaskForm):  # type: ignore[misc]
     )
 
 
-class AskForm(FlaskForm):  # type: ignore[misc]
+class AskForm(Form):
     """``POST /images/<image_id>/describe``; what can be asked for is checked by the domain."""
 
     prompt = StringField(lazy_gettext("Begin with"))

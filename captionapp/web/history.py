@@ -16,7 +16,7 @@ from captionapp.gallery import PER_PAGE, Wanted
 from captionapp.results import Page, PictureView
 from captionapp.web import identity, wanted
 from captionapp.web.current import workflow
-from captionapp.web.forms import ButtonForm, FeedbackForm, first_error
+from captionapp.web.forms import FeedbackForm, first_error
 from captionapp.web.presenting import is_neutral
 from captionapp.web.wanted import STATES
 
@@ -61,7 +61,6 @@ def page(at: str, form: FeedbackForm | None = None, problem: str = "") -> Respon
         counts={"": sum(counts.values())} | {state.value: n for state, n in counts.items()},
         releases=_releases(viewer),
         viewer=viewer,
-        button=ButtonForm(formdata=None),
     )
     return shown if valid else (shown, 422)
 
@@ -99,7 +98,6 @@ def cards() -> str:
         asked=wanted.asked(),
         place=wanted.place(),
         viewer=viewer,
-        button=ButtonForm(formdata=None),
     )
 
 

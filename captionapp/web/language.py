@@ -7,11 +7,13 @@ English is the source: every text stands in the code and the templates as ``_(".
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 from urllib.parse import urlencode
 
 import flask_babel
 from babel import Locale
-from flask import Flask, Response, request, url_for
+from babel.support import NullTranslations
+from flask import Flask, Response, g, request, url_for
 
 from captionapp.errors import CaptionAppError
 from captionapp.sentences import Sentence
@@ -36,6 +38,12 @@ def init_app(app: Flask, settings: Settings) -> None:
         default_translation_directories=str(TRANSLATIONS),
         locale_selector=lambda: LOCALES.get(language := _language(), language),
     )
+    # A page says some fifty things: its catalogue is looked for once, not each time.
+    app.jinja_env.install_gettext_callables(  # type: ignore[attr-defined]
+        gettext=lambda text: _catalogue().ugettext(text),
+        ngettext=lambda one, many, number: _catalogue().ungettext(one, many, number),
+        newstyle=True,
+    )
 
     def remember(response: Response) -> Response:
         if response.mimetype == "text/html":
@@ -59,6 +67,13 @@ def init_app(app: Flask, settings: Settings) -> None:
 def locale() -> Locale:
     """That of the page; English where nobody asks for a page."""
     return flask_babel.get_locale() or Locale("en", "GB")
+
+
+def _catalogue() -> NullTranslations:
+    """Of the language of the page."""
+    if "catalogue" not in g:
+        g.catalogue = flask_babel.get_translations()
+    return cast("NullTranslations", g.catalogue)
 
 
 def translated(said: object) -> str:

@@ -22,7 +22,7 @@ from captionapp.version_tasks import Task, TaskState, VersionTasks
 from captionapp.votes import Votes
 from captionapp.web import training
 from captionapp.web.current import workflow
-from captionapp.web.forms import ButtonForm, ForceForm, first_error
+from captionapp.web.forms import ForceForm, first_error
 from captionapp.web.language import translated
 from captionapp.web.operator import require_operator
 from captionapp.web.paging import asked_page
@@ -69,7 +69,6 @@ def table() -> str:
         answers=_latest_answers(),
         settings=workflow().settings,
         changes=_moves(_changes())[: -CHANGES_SHOWN - 1 : -1],
-        button=ButtonForm(),
     )
 
 
@@ -99,7 +98,6 @@ def show(version: str) -> str:
         task=task,
         succeeded=task is not None and _succeeded(task, row.report),
         settings=workflow().settings,
-        button=ButtonForm(),
     )
 
 
@@ -107,11 +105,10 @@ def show(version: str) -> str:
 def evaluate(version: str) -> ResponseReturnValue:
     require_operator()
     workflow().versions.get(version)
-    if ButtonForm().validate_on_submit():
-        if version == _current_name():
-            flash(_current_already(version), "problem")
-        else:
-            _start(Task.EVALUATE, version)
+    if version == _current_name():
+        flash(_current_already(version), "problem")
+    else:
+        _start(Task.EVALUATE, version)
     return redirect(url_for("models.show", version=version), 303)
 
 
@@ -139,7 +136,7 @@ def promote(version: str) -> ResponseReturnValue:
 @blueprint.get("/rollback")
 def confirm_rollback() -> str:
     require_operator()
-    return render_template("rollback.html", last=_last_change(), button=ButtonForm())
+    return render_template("rollback.html", last=_last_change())
 
 
 @blueprint.post("/rollback")
@@ -313,7 +310,6 @@ def _promotion_page(version: str, form: ForceForm, problem: str = "") -> str:
         form=form,
         problem=problem,
         settings=workflow().settings,
-        button=ButtonForm(formdata=None),
     )
 
 

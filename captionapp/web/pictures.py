@@ -12,7 +12,7 @@ from captionapp.images import MEDIA_TYPE
 from captionapp.web import history, identity
 from captionapp.web.connection import client_gone
 from captionapp.web.current import workflow
-from captionapp.web.forms import AskForm, ButtonForm, FeedbackForm
+from captionapp.web.forms import AskForm, FeedbackForm
 from captionapp.web.operator import is_operator
 from captionapp.web.presenting import description_of, hint_of, served_version
 
@@ -57,7 +57,6 @@ def page(
         problem=problem,
         ask=ask or AskForm.of(view.asked),
         ask_problem=ask_problem,
-        button=ButtonForm(formdata=None),
         served=served_version(),
         viewer=viewer,
     )

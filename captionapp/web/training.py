@@ -15,7 +15,6 @@ from captionapp.errors import NotFound, TrainingBusy
 from captionapp.training.runs import RunState, TrainingRuns
 from captionapp.web.current import workflow
 from captionapp.web.events import News, streams
-from captionapp.web.forms import ButtonForm
 from captionapp.web.language import locale, translated
 from captionapp.web.operator import require_operator
 from captionapp.web.presenting import number
@@ -41,8 +40,6 @@ def runs() -> TrainingRuns:
 def start() -> ResponseReturnValue:
     """A new one; with the field ``resume``, that run, which did not finish."""
     require_operator()
-    if not ButtonForm().validate_on_submit():
-        return redirect(url_for("models.table"), 303)
     retain = workflow().settings.retain
     if retain and not Path(retain).is_dir():
         message = gettext("CAPTIONAPP_RETAIN names %(path)s, which is not a folder.", path=retain)
@@ -66,8 +63,7 @@ def start() -> ResponseReturnValue:
 @blueprint.post("/stop")
 def stop() -> ResponseReturnValue:
     require_operator()
-    if ButtonForm().validate_on_submit():
-        runs().request_stop(request.form.get("run", ""))
+    runs().request_stop(request.form.get("run", ""))
     return redirect(url_for("models.table"), 303)
 
 

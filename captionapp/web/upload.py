@@ -17,7 +17,7 @@ from captionapp.web.connection import client_gone
 from captionapp.web.current import workflow
 from captionapp.web.errors import prefers_json, render_error
 from captionapp.web.examples import EXAMPLES
-from captionapp.web.forms import ButtonForm, UploadForm, first_error
+from captionapp.web.forms import UploadForm, first_error
 from captionapp.web.intake import card
 from captionapp.web.language import translated
 
@@ -93,7 +93,6 @@ def _page(upload_form: UploadForm, problems: list[str]) -> str:
     return render_template(
         "upload.html",
         form=upload_form,
-        button=ButtonForm(formdata=None),
         problems=problems,
         settings=workflow().settings,
         examples=EXAMPLES.values(),

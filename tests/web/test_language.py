@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import flask_babel
 import pytest
 
 from captionapp.errors import InvalidImage
 from captionapp.sentences import Sentence
 from captionapp.web import language
+from captionapp.web.forms import AskForm
 from captionapp.web.language import translated
+from tests.web.sending import send
 
 GERMAN = {"Accept-Language": "de-AT,de;q=0.9,en;q=0.5"}
 OTHER = {"Accept-Language": "fr-FR,fr;q=0.9"}
@@ -70,3 +73,27 @@ def test_sentences_of_the_domain_are_translated_with_what_is_filled_in(app, monk
         assert translated("The sky") == "Der Himmel"
         assert translated("what was never written down") == "what was never written down"
         assert translated("") == ""
+
+
+def test_a_page_looks_for_its_catalogue_once(client, png, monkeypatch):
+    address, looked = send(client, png), []
+    find = flask_babel.get_translations
+    monkeypatch.setattr("flask_babel.get_translations", lambda: looked.append(1) or find())
+    page = client.get(address, headers=GERMAN).text
+    assert "Kopieren" in page and ">Löschen<" in page
+    assert len(looked) == 1
+    assert ">Delete<" in client.get(address).text
+
+
+def test_what_the_form_library_says_is_in_the_language_of_the_page_and_read_once(app, client, png):
+    answer = client.post(
+        f"{send(client, png)}/describe", data={"alternatives": "many"}, headers=GERMAN
+    )
+    assert "Keine gültige, ganze Zahl." in answer.text
+
+    def said(headers):
+        with app.test_request_context(headers=headers):
+            return AskForm(formdata=None).alternatives._translations
+
+    assert said(GERMAN) is said(GERMAN)
+    assert said({}).gettext("Not a valid integer value.") == "Not a valid integer value."
