@@ -35,7 +35,7 @@ def described(report: Report) -> str:
     said += f"{report.probability_better or 0:.3f}"
     if report.retained:
         said += f", CIDEr of {report.retained.pictures} retained pictures "
-        said += f"{-report.retained.loss:+.1%}"
+        said += f"{report.retained.change:+.1%}"
     return said
 
 

@@ -69,6 +69,7 @@ def test_a_small_loss_on_what_is_retained_is_allowed(scene: Scene) -> None:
     scene.trained("v1")
     report = promotion.evaluate("v1")
     assert report.retained is not None
+    assert f"{report.retained.change:+.1%}" == "+0.0%"  # it says the same
     worse = dataclasses.replace(report.retained.current_figures, cider=1.0)
 
     def lost(share: float) -> tuple[str, ...]:

@@ -120,7 +120,7 @@ def described(report: Report) -> str:
             "",
             f"On {kept.pictures} retained pictures of {kept.source}: CIDEr "
             f"{kept.candidate_figures.cider:.3f} after {kept.current_figures.cider:.3f} "
-            f"({-kept.loss:+.1%}).",
+            f"({kept.change:+.1%}).",
         ]
     if report.votes.votes:
         lines += [

@@ -105,6 +105,11 @@ class Retained:
         before = self.current_figures.cider
         return 1 - self.candidate_figures.cider / before if before else 0.0
 
+    @property
+    def change(self) -> float:
+        """The same to be shown: negative if it lost, and never a zero with a minus."""
+        return 0.0 - self.loss
+
 
 @dataclass(frozen=True)
 class Report:
