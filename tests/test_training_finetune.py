@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +30,7 @@ CONFIG = FinetuneConfig(
     bf16=False,
     method="full",
     vision="frozen",
+    way_back=0.0,
 )
 COLOURS = ("red", "blue", "green", "white", "black", "yellow")
 
@@ -210,6 +212,24 @@ def test_the_weights_can_be_held_back(start: ModelVersion, pictures: Any, tmp_pa
     assert moved(50.0, "held") < 0.8 * moved(0.0, "free")
 
 
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_it_goes_some_of_the_way_back(
+    start: ModelVersion, pictures: Any, tmp_path: Path, method: str
+) -> None:
+    train = pictures("a red cat", 4)
+
+    def moved(way_back: float) -> dict[str, Any]:
+        config = replace(CONFIG, epochs=3, method=method, way_back=way_back)
+        made = Training(start, tmp_path / f"{way_back}").run(config, train)
+        then, now = weights(start.folder), weights(made.folder)
+        return {name: now[name] - then[name] for name in then}
+
+    whole, part = moved(0.0), moved(0.25)
+    assert any(float(one.abs().max()) > 1e-3 for one in whole.values())
+    for name, difference in whole.items():
+        torch.testing.assert_close(part[name], 0.75 * difference, atol=1e-5, rtol=1e-3)
+
+
 def test_it_stops_early_and_takes_the_best_weights(
     start: ModelVersion, pictures: Any, tmp_path: Path
 ) -> None:
@@ -283,6 +303,28 @@ def test_one_picture_that_can_be_read_is_enough(
     assert made.figures["loss"] is not None  # it is a number, though the first step had none
 
 
+def test_held_out_pictures_that_vanish_do_not_end_it(
+    start: ModelVersion, pictures: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from captionapp.training import finetune
+    from captionapp.training.batches import Batches
+
+    held_out = pictures("a cat on grass", 2)
+    looks, look = [], finetune._look
+
+    def counted(state: Any, loss: float, learner: Any) -> None:
+        looks.append(loss)
+        look(state, loss, learner)
+        monkeypatch.setattr(Batches, "as_they_are", lambda self, examples: iter(()))
+
+    monkeypatch.setattr(finetune, "_look", counted)
+    training = Training(start, tmp_path / "run")
+    made = training.run(replace(CONFIG, epochs=3), pictures("a red cat", 4), held_out)
+    assert [math.isfinite(loss) for loss in looks] == [True, False, False]
+    assert made.figures["step"] == 3 and made.figures["best_step"] == 1
+    assert made.figures["held_out_loss"] == looks[0]
+
+
 def test_with_no_picture_left_it_says_so(
     start: ModelVersion, pictures: Any, tmp_path: Path
 ) -> None:
@@ -312,13 +354,15 @@ def test_a_version_that_finds_no_room_can_be_stored_later(
 ) -> None:
     from transformers import BlipForConditionalGeneration
 
-    def full(*args: Any, **options: Any) -> None:
+    def full(model: Any, folder: Path) -> None:
+        (folder / "config.json").write_text("{")
         raise OSError(errno.ENOSPC, "No space left on device")
 
     train = pictures("a cat", 4)
     with monkeypatch.context() as patch, pytest.raises(TrainingFailed, match="--resume"):
         patch.setattr(BlipForConditionalGeneration, "save_pretrained", full)
         Training(start, tmp_path / "run").run(replace(CONFIG, epochs=2), train)
+    assert not (tmp_path / "run" / "version").exists()
     again = Training(start, tmp_path / "run")
     made = again.run(replace(CONFIG, epochs=2), train)
     assert again.asked == 0 and (made.folder / "model.safetensors").exists()

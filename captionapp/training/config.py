@@ -16,7 +16,7 @@ class FinetuneConfig:
     """
 
     # How long
-    epochs: float = 30.0  # passes over the corrections, at most
+    epochs: float = 24.0  # passes over the corrections, at most
     minutes: float = 0.0  # wall time of the training, at most; 0: no limit. Rates reach 0 by then
     patience: int = 6  # looks at the held-out loss without a new best one, until it stops early
     seed: int = 1  # of the order, the choice of captions, and the augmentation
@@ -49,15 +49,16 @@ class FinetuneConfig:
     # Against forgetting
     rehearsal: float = 3.0  # rehearsed pictures in a step, for each correction
     rehearsal_loss: float = 0.1  # weight of the captions of rehearsed pictures
-    output_penalty: float = 20.0  # weight of KL(starting version || this one) on rehearsed pictures
+    output_penalty: float = 10.0  # weight of KL(starting version || this one) on rehearsed pictures
     weight_penalty: float = 0.0  # pull back to the starting weights, times the rate, each step
+    way_back: float = 0.05  # share of the way from the learnt weights to the starting ones
     rehearsed_at_most: int = 2000  # pictures of each kind that are rehearsed
     retain_held_out: float = 0.2  # share of the --retain folder that only the gate sees
 
     # Early stopping and safety
     held_out_share: float = 0.1  # of the training side's corrections, for early stopping
     min_corrections: int = 10  # fewer on the training side are not worth a version
-    min_held_out: int = 8  # fewer are no measure: then all are trained on, for all the epochs
+    min_held_out: int = 20  # fewer are no measure: then all are trained on, for all the epochs
     checkpoint_seconds: float = 60.0  # what a crash may cost at most
 
     def __post_init__(self) -> None:
@@ -70,9 +71,12 @@ class FinetuneConfig:
         for name in (*above, "views", "rehearsed_views"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0.")
-        for name in ("warmup", "crop", "retain_held_out", "held_out_share", "label_smoothing"):
+        shares = ("warmup", "crop", "retain_held_out", "held_out_share", "label_smoothing")
+        for name in (*shares, "way_back"):
             if not 0 <= getattr(self, name) < 1 + (name == "crop"):
                 raise ValueError(f"{name} is {getattr(self, name)}; it is a share, from 0 to 1.")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas are {self.betas}; each is from 0 to below 1.")
         for name, value in vars(self).items():
             if isinstance(value, int | float) and not 0 <= value < math.inf:
                 raise ValueError(f"{name} is {value}; it must be a number from 0 on.")

@@ -167,6 +167,7 @@ def finetune(
 
     checkpoints.save(run_folder, learner, asdict(state), on_skip)  # storing it may fail
     learner.take_best()
+    learner.step_back()
     return TrainedCheckpoint(
         learner.export(run_folder / "version", start), _figures(state, steps, config)
     )
@@ -181,6 +182,8 @@ def _note(state: State, loss: float) -> None:
 
 def _look(state: State, loss: float, learner: Learner) -> None:
     """Whether the last pass was a gain for corrections that are not trained on."""
+    if math.isnan(loss):  # their pictures are gone
+        return
     state.held_out_loss = loss
     if loss < state.best_held_out_loss:
         state.best_held_out_loss, state.best_step = loss, state.step

@@ -118,7 +118,7 @@ class Learner:
 
     @torch.no_grad()
     def loss(self, batches: Iterable[Batch]) -> float:
-        """Cross-entropy a token, in nats, without smoothing."""
+        """Cross-entropy a token, in nats, without smoothing; NaN if there is no batch."""
         self.model.eval()
         total, tokens = 0.0, 0
         for batch in batches:
@@ -126,7 +126,7 @@ class Learner:
             logits = self.logits(batch)
             total += float(F.cross_entropy(logits, labels, reduction="sum"))
             tokens += len(labels)
-        return total / tokens
+        return total / tokens if tokens else math.nan
 
     def keep_as_best(self) -> None:
         """Remember the weights as they are."""
@@ -137,6 +137,20 @@ class Learner:
         """Go back to the remembered weights, if there are any."""
         for name, value in (self.best or {}).items():
             self.trained[name].copy_(value)
+
+    @torch.no_grad()
+    def step_back(self) -> None:
+        """Go ``way_back`` of the way to the starting weights: on it more of what was known comes
+        back than of what was learnt goes (Wortsman et al. 2022, "Robust fine-tuning")."""
+        share = self.config.way_back
+        if self._lora:  # the product of each pair of matrices is all the difference
+            for name, parameter in self.trained.items():
+                if "lora_B" in name:
+                    parameter.mul_(1 - share)
+        else:
+            learning = self._learning().parameters()
+            for now, then in zip(learning, self._start.parameters(), strict=True):
+                now.lerp_(then, share)
 
     def export(self, folder: Path, start: ModelVersion) -> Path:
         """Write a complete stock checkpoint, of the precision of the starting version's.
@@ -156,6 +170,7 @@ class Learner:
                 if not (folder / file.name).exists() and file.name not in _NOT_TAKEN:
                     shutil.copyfile(file, folder / file.name)
         except (OSError, SafetensorError) as error:
+            shutil.rmtree(folder, ignore_errors=True)  # half of it only takes room
             raise TrainingFailed(
                 f"The version could not be stored: {error}. "
                 "`flask model finetune --resume` tries that again."
