@@ -16,7 +16,7 @@ class FinetuneConfig:
     """
 
     # How long
-    epochs: float = 24.0  # passes over the corrections, at most
+    epochs: float = 30.0  # passes over the corrections, at most
     minutes: float = 0.0  # wall time of the training, at most; 0: no limit. Rates reach 0 by then
     patience: int = 6  # looks at the held-out loss without a new best one, until it stops early
     seed: int = 1  # of the order, the choice of captions, and the augmentation
