@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import queue
 import re
+import subprocess
 import sys
 import tempfile
 import threading
@@ -42,18 +44,14 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--times", type=float, default=2, help="of the capacity")
     arguments = parser.parse_args()
-    with (
-        tempfile.TemporaryDirectory() as temporary,
-        serving(
-            "ours",
-            arguments.checkpoint.resolve(),
-            Path(temporary),
-            CAPTIONAPP_QUEUE_SIZE=str(QUEUE),
-            CAPTIONAPP_WAIT_SECONDS="0",  # what is measured is taking in, not waiting
-        ) as server,
-    ):
+    with tempfile.TemporaryDirectory() as temporary, served(arguments.checkpoint, temporary):
         done, _, lasted = closed_loop(lambda: Browser().describe, 16, 20)
         capacity = len(done) / lasted
+    # What is measured from here on is taking in, not waiting.
+    with (
+        tempfile.TemporaryDirectory() as temporary,
+        served(arguments.checkpoint, temporary, CAPTIONAPP_WAIT_SECONDS="0") as server,
+    ):
         rate = arguments.times * capacity
         print(f"capacity {capacity:.1f}/s; {rate:.1f}/s for {arguments.seconds:.0f} s", flush=True)
         (worker,) = psutil.Process(server.pid).children()
@@ -64,6 +62,13 @@ def main() -> None:
         problems = wrong(answers, looks, recovery(ended))
         print(dict(answers))
         sys.exit("; ".join(problems) or None)
+
+
+def served(
+    checkpoint: Path, temporary: str, **settings: str
+) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
+    settings["CAPTIONAPP_QUEUE_SIZE"] = str(QUEUE)
+    return serving("ours", checkpoint.resolve(), Path(temporary), **settings)
 
 
 def overload(
