@@ -145,3 +145,17 @@ def test_captions_of_one_batch_end_at_different_lengths(tiny: Checkpoint) -> Non
     """Or the tests above would not see a picture leave the batch before the others."""
     lengths = {len(one.tokens) for one in tiny.ours([tiny.text.bos_token_id], tiny.config())}
     assert len(lengths) > 1
+
+
+@pytest.mark.parametrize("options", [{}, {"num_beams": 3}], ids=["greedy", "beams"])
+def test_a_load_in_another_thread_changes_no_caption(
+    tiny: Checkpoint, options: dict[str, Any]
+) -> None:
+    """While transformers loads a file of float16, that is the default of the whole process."""
+    prefix, config = [tiny.text.bos_token_id], tiny.config(**options)
+    expected = tiny.ours(prefix, config)
+    torch.set_default_dtype(torch.float16)
+    try:
+        assert tiny.ours(prefix, config) == expected
+    finally:
+        torch.set_default_dtype(torch.float32)
