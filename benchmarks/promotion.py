@@ -4,9 +4,9 @@
 
 Two copies of a checkpoint are made that caption differently on purpose: a word in every caption
 says which of them wrote it. Clients send picture after picture while the one is promoted and the
-other comes back. Counted are requests that fail, captions that are attributed to the wrong version,
-the seconds until every worker serves the new version, and the resident memory of the workers,
-before the first promotion and after the last.
+other comes back. Counted are requests that fail, pictures that are taken in and not described,
+captions that are attributed to the wrong version, the seconds until every worker serves the new
+version, and the resident memory of the workers, before the first promotion and after the last.
 """
 
 import argparse
@@ -164,12 +164,14 @@ def report(
 ) -> int:
     failed = sum(count for status, count in seen.statuses.items() if status != 200)
     kept = attribution(instance)
+    undescribed = len(seen.seconds) - failed - kept.captions  # taken in, and then lost
     ordered = sorted(seen.seconds)
     before, most, after = memory
     lines = {
         "promotions and rollbacks": len(delays),
         "requests": len(ordered),
         "failed requests": failed,
+        "taken in and not described": undescribed,
         "statuses": json.dumps({str(k): v for k, v in seen.statuses.items()}),
         "captions shown, of the wrong version": f"{seen.captions}, {len(seen.wrong)}",
         "captions kept, of the wrong version": f"{kept.captions}, {len(kept.wrong)}",
@@ -187,7 +189,7 @@ def report(
     late = sum(delay > PROMISED_SECONDS for delay in delays)
     print(f"followed later than {PROMISED_SECONDS:g} s: {late}")
     grown = any(x > 1.1 * y for x, y in zip(after, before, strict=True))
-    return int(bool(failed or seen.wrong or kept.wrong or late or grown))
+    return int(bool(failed or undescribed or seen.wrong or kept.wrong or late or grown))
 
 
 def main() -> int:

@@ -28,9 +28,9 @@ from transformers import (
 
 #: What takes a candidate out of a ranking without making it infinite, as in transformers.
 _OUT = -1.0e9
-#: Said everywhere: the default is the process's, and transformers changes it in the thread that
-#: loads the next version.
-LOG_P = torch.float32
+#: Said wherever a tensor is made: the default is the process's, and transformers changes it in the
+#: thread that loads the next version.
+_LOG_P = torch.float32
 
 
 class Decoding(Protocol):
@@ -117,7 +117,7 @@ def _greedy(
     prefix_length = rows.shape[1]
     numbers = torch.arange(len(rows))
     found: dict[int, Decoded] = {}
-    log_p = torch.zeros(len(rows), 0, dtype=LOG_P)
+    log_p = torch.zeros(len(rows), 0, dtype=_LOG_P)
     logits = decoding.step(rows)
     while True:
         chosen = processors(rows, logits).argmax(-1, keepdim=True)
@@ -174,10 +174,10 @@ def _beams(
     length = prefix_length + config.max_new_tokens
     rows = torch.full((pictures, beams, length), config.pad_token_id)
     rows[:, :, :prefix_length] = given[:, None]
-    scores = torch.zeros(pictures, beams, dtype=LOG_P)
+    scores = torch.zeros(pictures, beams, dtype=_LOG_P)
     scores[:, 1:] = _OUT  # at first all beams are the same: only the first one counts
-    running = _Beams(rows, scores, torch.zeros(rows.shape, dtype=LOG_P))
-    out = torch.full((pictures, beams), _OUT, dtype=LOG_P)
+    running = _Beams(rows, scores, torch.zeros(rows.shape, dtype=_LOG_P))
+    out = torch.full((pictures, beams), _OUT, dtype=_LOG_P)
     finished = _Beams(rows.clone(), out, running.log_p)
     is_finished = torch.zeros(pictures, beams, dtype=torch.bool)
     numbers = torch.arange(pictures)
