@@ -99,7 +99,7 @@ def _workflow(chosen: Settings) -> Workflow:
     from captionapp.captioning.service import ModelService
     from captionapp.captioning.versions import ModelVersions
     from captionapp.feedback.repository import CsvFeedbackRepository
-    from captionapp.images import ImageStore
+    from captionapp.image_store import ImageStore
     from captionapp.metrics import Metrics
     from captionapp.settings import ROOT
     from captionapp.workflow import Workflow

@@ -15,7 +15,7 @@ from captionapp.captioning.batching import CaptionQueue, Reservation
 from captionapp.captioning.captioner import Caption, DecodeOptions
 from captionapp.captioning.service import LOADING, LOADING_RETRY_SECONDS, ModelService
 from captionapp.errors import CaptionAppError, Dropped, ModelUnavailable
-from captionapp.images import ImageStore
+from captionapp.image_store import ImageStore
 from captionapp.metrics import Metrics
 from captionapp.records import Held, JobState, Records
 from captionapp.sentences import Sentence

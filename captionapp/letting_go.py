@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.sql.elements import ColumnElement
 
 from captionapp.feedback.repository import CsvFeedbackRepository
-from captionapp.images import ImageStore
+from captionapp.image_store import ImageStore
 from captionapp.records import Records
 from captionapp.tables import Holding
 

@@ -14,7 +14,7 @@ from PIL import Image
 from captionapp.captioning.batching import CaptionQueue
 from captionapp.captioning.captioner import Captioner, Looks
 from captionapp.errors import CaptionFailed
-from captionapp.images import ImageStore
+from captionapp.image_store import ImageStore
 from captionapp.jobs import CaptionJobs
 from captionapp.records import CaptionRecord
 from captionapp.sentences import Sentence

@@ -40,7 +40,8 @@ from captionapp.feedback.repository import (
 from captionapp.feedback.transfer import FeedbackImport, Imported
 from captionapp.gallery import EVERYTHING, PER_PAGE, Gallery, Wanted
 from captionapp.hints import hint
-from captionapp.images import ImageLimits, ImageStore, ValidatedImage, decode
+from captionapp.image_store import ImageStore
+from captionapp.images import ImageLimits, ValidatedImage, decode
 from captionapp.jobs import CaptionJobs, options_of
 from captionapp.letting_go import LettingGo
 from captionapp.looking import Looking

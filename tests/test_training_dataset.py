@@ -9,7 +9,8 @@ from PIL import Image
 
 from captionapp.errors import InvalidDataset
 from captionapp.feedback.rows import FeedbackRow, Verdict
-from captionapp.images import ImageLimits, ImageStore, decode
+from captionapp.image_store import ImageStore
+from captionapp.images import ImageLimits, decode
 from captionapp.training.dataset import (
     FeedbackDataset,
     load_feedback_dataset,

@@ -40,7 +40,8 @@ from captionapp.feedback.repository import CsvFeedbackRepository, clean_correcti
 from captionapp.feedback.rows import COLUMNS as ROW_COLUMNS
 from captionapp.feedback.rows import FeedbackRow, Verdict, cells, encode
 from captionapp.feedback.text import normalise_caption
-from captionapp.images import ImageLimits, ImageStore, ValidatedImage, decode
+from captionapp.image_store import ImageStore
+from captionapp.images import ImageLimits, ValidatedImage, decode
 from captionapp.records import Records
 from captionapp.results import IncomingFile
 

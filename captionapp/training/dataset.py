@@ -19,7 +19,7 @@ from pathlib import Path
 from captionapp.errors import InvalidDataset, NotFound
 from captionapp.feedback.rows import FeedbackRow, Verdict
 from captionapp.feedback.text import normalise_caption
-from captionapp.images import ImageStore
+from captionapp.image_store import ImageStore
 from captionapp.training.split import Side, Sides
 
 __all__ = [

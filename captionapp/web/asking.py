@@ -9,7 +9,7 @@ from flask_babel import gettext, ngettext
 from captionapp import asking
 from captionapp.errors import FeedbackStoreError, InvalidFeedback, ModelUnavailable, NotFound
 from captionapp.feedback.repository import Verdict
-from captionapp.images import MEDIA_TYPE
+from captionapp.image_store import MEDIA_TYPE
 from captionapp.records import CaptionRecord
 from captionapp.web import errors, identity
 from captionapp.web.current import workflow

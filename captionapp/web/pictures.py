@@ -8,7 +8,7 @@ from flask import Blueprint, Response, redirect, render_template, send_file, url
 from flask.typing import ResponseReturnValue
 
 from captionapp.errors import NotFound
-from captionapp.images import MEDIA_TYPE
+from captionapp.image_store import MEDIA_TYPE
 from captionapp.web import history, identity
 from captionapp.web.connection import client_gone
 from captionapp.web.current import workflow
