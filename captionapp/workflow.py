@@ -1,42 +1,29 @@
 """The flow of the application, one call for each thing a person does.
 
 A request goes bytes -> ValidatedImage -> Caption; an answer goes form -> FeedbackRow ->
-``feedback.csv``. Pages and commands call this and nothing deeper.
+``feedback.csv``. Pages and commands call this, or one of its parts, and nothing deeper.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqlalchemy.orm import Session
-
+from captionapp.answers import Answers
 from captionapp.arrivals import Arrivals
 from captionapp.asked import Asked
 from captionapp.captioning.batching import CaptionQueue
 from captionapp.captioning.captioner import DecodeOptions
 from captionapp.captioning.service import ModelService
 from captionapp.captioning.versions import ModelVersions
-from captionapp.errors import (
-    InvalidFeedback,
-    InvalidImage,
-    NotFound,
-    StorageFull,
-)
+from captionapp.errors import InvalidImage, NotFound, StorageFull
 from captionapp.feedback.interchange import IMPORTED, Entry
 from captionapp.feedback.memory import CorrectionMemory
-from captionapp.feedback.repository import (
-    CsvFeedbackRepository,
-    FeedbackRow,
-    Reason,
-    Verdict,
-    clean_correction,
-)
+from captionapp.feedback.repository import CsvFeedbackRepository
 from captionapp.feedback.transfer import FeedbackImport, Imported
 from captionapp.gallery import EVERYTHING, PER_PAGE, Gallery, Wanted
 from captionapp.hints import hint
@@ -46,9 +33,9 @@ from captionapp.jobs import CaptionJobs, options_of
 from captionapp.letting_go import LettingGo
 from captionapp.looking import Looking
 from captionapp.metrics import Metrics
-from captionapp.neutral import neutral
+from captionapp.picture_views import PictureViews
 from captionapp.promotion import Promotion
-from captionapp.records import CaptionRecord, Held, JobState, Records, chosen_first
+from captionapp.records import Held, Records
 from captionapp.results import IncomingFile, Page, PictureView, Rejected, Submission
 from captionapp.sentences import Sentence
 from captionapp.settings import Settings
@@ -104,6 +91,8 @@ class Workflow:
         self.looking = Looking(self.jobs, queue, store)
         self.memory = CorrectionMemory(feedback, settings.correction_memory)
         self.gallery = Gallery(records, self.memory)
+        self.answers = Answers(records, feedback, self.asked, metrics)
+        self._views = PictureViews(records, self.asked, self.jobs, feedback, self.memory)
         undo = timedelta(minutes=settings.undo_minutes)
         self.letting_go = LettingGo(records, store, feedback, undo)
         prover = Prover(
@@ -209,13 +198,13 @@ class Workflow:
         Raises:
             NotFound: if it is not this browser's.
         """
-        return self._views(
+        return self._views.of(
             lambda session: [self.records.held_in(session, image_id, contributor)], contributor
         )[0]
 
     def pictures_of(self, image_ids: Iterable[str], contributor: str) -> dict[str, PictureView]:
         """Those of these pictures that this browser holds, by id, in the order asked for."""
-        views = self._views(
+        views = self._views.of(
             lambda session: self.records.held_among(session, image_ids, contributor), contributor
         )
         return {view.image_id: view for view in views}
@@ -279,67 +268,6 @@ class Workflow:
         """Drop the descriptions of this batch, or all that this browser waits for, that have not
         been begun. Returns the ids of their pictures; those that are new here are let go of."""
         return self.arrivals.cancel(contributor, batch, self.letting_go.end)
-
-    # An answer kept
-
-    def give_feedback(
-        self,
-        image_id: str,
-        contributor: str,
-        caption_id: str,
-        verdict: str,
-        correction: str,
-        reasons: Iterable[str],
-        *,
-        by_operator: bool = False,
-        shown_neutral: bool = False,
-    ) -> FeedbackRow:
-        """Append an answer about a caption that was shown. Durable once this returns.
-
-        The operator answers also about pictures that this browser does not hold. If the caption was
-        shown without guesses at gender, the row holds what the model said all the same; somebody
-        who puts the model's own words back accepts it.
-
-        Raises:
-            NotFound: if the picture is not this browser's or the caption not the picture's.
-            InvalidFeedback: if the verdict, the correction or a reason cannot be kept.
-            FeedbackStoreError: if the row could not be written.
-        """
-        holder = None if by_operator else contributor
-        held = self.records.held(image_id, holder)
-        caption = self.records.caption(image_id, caption_id)
-        chosen, given = _chosen(verdict, reasons)
-        said = caption.text if chosen is Verdict.ACCEPTED else clean_correction(correction)
-        shown = neutral(caption.text, caption.given) if shown_neutral else caption.text
-        if said == caption.text != shown:
-            chosen = Verdict.ACCEPTED
-        elif chosen is Verdict.CORRECTED and said == shown:
-            raise InvalidFeedback(
-                Sentence(
-                    "Your text is the same as the description. Change it, or accept the"
-                    " description."
-                )
-            )
-        row = FeedbackRow(
-            id=uuid.uuid4().hex,
-            created_at=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-            image_id=image_id,
-            image_name=held.name,
-            caption=caption.text,
-            feedback=said,
-            verdict=chosen,
-            reasons=given,
-            model_version=caption.model_version,
-            contributor=contributor,
-        )
-        # Inside the transaction nobody can let go of the picture that the row needs.
-        with timed("feedback"), self.records.write() as session:
-            self.records.require_holding(session, image_id, holder)
-            self.feedback.append(row)
-            if holder is not None and chosen is Verdict.ACCEPTED:  # perhaps an alternative
-                self.asked.choose(session, contributor, caption)
-        self.metrics.feedback_given(chosen)
-        return row
 
     # What is learned from
 
@@ -412,66 +340,6 @@ class Workflow:
             self.store.add(image)
         return fresh
 
-    def _views(
-        self, find: Callable[[Session], list[Held]], contributor: str | None
-    ) -> list[PictureView]:
-        """Views of the pictures that are found, with everything as it is at one moment."""
-        with self.records.read() as session:
-            held = find(session)
-            image_ids = [one.image_id for one in held]
-            captions = self.records.captions_in(session, image_ids)
-            jobs = self.records.jobs_in(session, image_ids)
-            asked = self.asked.earlier(session, image_ids, contributor) if contributor else {}
-        return [
-            self._view(
-                one,
-                captions.get((one.image_id, one.options), []),
-                [
-                    caption
-                    for options in asked.get(one.image_id, [])
-                    for caption in captions.get((one.image_id, options), [])
-                ],
-                jobs.get((one.image_id, one.options)),
-                contributor,
-            )
-            for one in held
-        ]
-
-    def _view(
-        self,
-        held: Held,
-        captions: list[CaptionRecord],
-        earlier: list[CaptionRecord],
-        job: JobState | None,
-        contributor: str | None,
-    ) -> PictureView:
-        left_behind = (job is None and not captions) or (job is not None and job.abandoned)
-        if left_behind and contributor is not None:
-            job = self.jobs.take_over(held)
-        status = "done" if job is None else "failed" if job.problem else "waiting"
-        earlier.sort(key=lambda one: one.created_at, reverse=True)
-        known = [*chosen_first(captions, held.chosen), *earlier]
-        first = known[0] if known else None
-        return PictureView(
-            image_id=held.image_id,
-            name=held.name,
-            width=held.width,
-            height=held.height,
-            created_at=held.created_at,
-            hint=held.hint,
-            status=status,
-            problem=job.problem if job else "",
-            ahead=job.ahead if job else None,
-            caption=first,
-            alternatives=[one for one in known[1:] if one.set_id == known[0].set_id],
-            asked=options_of(held),
-            previous=[one for one in known[1:] if one.set_id != known[0].set_id],
-            answer=self.feedback.latest(held.image_id, contributor) if contributor else None,
-            correction=self.memory.remembered(held.image_id, contributor),
-            confirmed=first is not None
-            and self.memory.confirmed(held.image_id, first.text, first.model_version, contributor),
-        )
-
     def _sweep(self) -> None:
         """Let go of what is past its retention time, or can no longer be taken back."""
         self.letting_go.sweep()
@@ -484,15 +352,3 @@ class Workflow:
                 self.let_go(image_id, contributor)
             except NotFound:
                 continue  # somebody else was faster
-
-
-def _chosen(verdict: str, reasons: Iterable[str]) -> tuple[Verdict, tuple[Reason, ...]]:
-    """What a form says, the reasons in their order, each once. Raises InvalidFeedback for values
-    that no form of ours has."""
-    try:
-        chosen, given = Verdict(verdict), {Reason(reason) for reason in reasons}
-        return chosen, tuple(reason for reason in Reason if reason in given)
-    except ValueError as error:
-        raise InvalidFeedback(
-            Sentence("The form says %(what)s; load the page again.", what=str(error))
-        ) from error

@@ -97,7 +97,7 @@ def test_an_answer_to_what_was_let_go_is_not_kept(workflow: Workflow) -> None:
     assert caption
     workflow.letting_go.release([image_id], "anna")
     with pytest.raises(NotFound):
-        workflow.give_feedback(image_id, "anna", caption.id, "accepted", "", [])
+        workflow.answers.give(image_id, "anna", caption.id, "accepted", "", [])
 
 
 def test_it_goes_by_itself_also_after_a_restart(

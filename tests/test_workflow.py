@@ -9,38 +9,14 @@ from typing import Any
 
 import pytest
 
-from captionapp import records as records_module
 from captionapp.captioning.captioner import Caption
-from captionapp.errors import (
-    InvalidFeedback,
-    InvalidOptions,
-    ModelUnavailable,
-    NotFound,
-    QueueFull,
-    StorageFull,
-)
+from captionapp.errors import InvalidOptions, ModelUnavailable, NotFound, QueueFull, StorageFull
+from captionapp.records import Records
 from captionapp.results import IncomingFile
 from captionapp.workflow import Workflow
-from tests.conftest import FakeCaptioner, draw, encoded, serve
+from tests.conftest import FakeCaptioner, draw, encoded
+from tests.people import answer, incoming, send
 from tests.waiting import until
-
-
-def incoming(colour: str = "red", name: str = "ball.png") -> IncomingFile:
-    return IncomingFile(name, lambda: encoded(draw(colour)))
-
-
-def send(workflow: Workflow, colour: str = "red", contributor: str = "anna", **kwargs: Any) -> str:
-    """Upload one picture and wait for its caption; returns its id."""
-    (image_id,) = workflow.submit([incoming(colour)], contributor, **kwargs).accepted
-    workflow.wait(image_id, contributor, 10)
-    return image_id
-
-
-def answer(workflow: Workflow, image_id: str, contributor: str, text: str = "") -> None:
-    caption = workflow.picture(image_id, contributor).caption
-    assert caption
-    verdict = "corrected" if text else "accepted"
-    workflow.give_feedback(image_id, contributor, caption.id, verdict, text, [])
 
 
 def hold(captioner: FakeCaptioner) -> threading.Event:
@@ -144,53 +120,8 @@ def test_no_room_for_any_picture(workflow: Workflow, monkeypatch: pytest.MonkeyP
     assert workflow.pictures("anna").total == 0
 
 
-def test_a_failed_caption_is_a_problem_and_never_a_caption(
-    workflow: Workflow, captioner: FakeCaptioner
-) -> None:
-    captioner.replies = [RuntimeError("secret detail"), RuntimeError("secret detail"), "a red ball"]
-    image_id = send(workflow)
-    view = workflow.picture(image_id, "anna")
-    assert (view.status, view.caption) == ("failed", None)
-    assert view.problem and "secret" not in view.problem
-    captioner.replies = ["a red ball"]
-    workflow.again(image_id, "anna")
-    workflow.wait(image_id, "anna", 10)
-    view = workflow.picture(image_id, "anna")
-    assert (view.status, view.problem) == ("done", "")
-
-
-def test_a_new_version_describes_again_and_the_old_caption_stays(workflow: Workflow) -> None:
-    image_id = send(workflow)
-    serve(workflow, FakeCaptioner("fake-2", ["a crimson sphere"]))
-    workflow.service.follow()
-    assert workflow.picture(image_id, "anna").caption.model_version == "fake-1"  # type: ignore[union-attr]
-    workflow.again(image_id, "anna")
-    workflow.wait(image_id, "anna", 10)
-    view = workflow.picture(image_id, "anna")
-    assert view.caption and view.caption.text == "a crimson sphere"
-    assert [one.model_version for one in view.previous] == ["fake-1"]
-
-
-def test_what_a_dead_process_left_behind_is_taken_over(
-    workflow: Workflow, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Another process took the job and died: a look at the page has it done here."""
-    other = records_module.Records(workflow.records.path)
-    monkeypatch.setattr(workflow.records, "begin_job", lambda *_: False)
-    (image_id,) = workflow.submit([incoming()], "anna").accepted
-    monkeypatch.undo()
-    key = workflow.settings.decode_options().key()
-    assert other.begin_job(image_id, key, lease_seconds=60)
-    assert workflow.picture(image_id, "anna").status == "waiting"
-    other.extend_leases(-1)
-    assert workflow.picture(image_id, "anna").status == "waiting"  # and now it is ours
-    workflow.wait(image_id, "anna", 10)
-    assert workflow.picture(image_id, "anna").status == "done"
-    other.close()
-
-
 def test_waiting_for_another_process_ends_when_it_is_done(workflow: Workflow) -> None:
-    other = records_module.Records(workflow.records.path)
+    other = Records(workflow.records.path)
     image_id = send(workflow)
     key = workflow.settings.decode_options().key()
     assert other.begin_job(image_id, key, 60)
@@ -222,72 +153,6 @@ def test_nobody_sees_the_pictures_of_others(workflow: Workflow) -> None:
         with pytest.raises(NotFound):
             call()
     assert workflow.picture(image_id, None).status == "done"  # the operator does
-
-
-def test_an_answer_is_a_row_made_of_the_server_s_own_record(workflow: Workflow) -> None:
-    image_id = send(workflow)
-    caption = workflow.picture(image_id, "anna").caption
-    assert caption
-    before = datetime.now(UTC) - timedelta(seconds=1)
-    row = workflow.give_feedback(
-        image_id, "anna", caption.id, "corrected", "  a rubber ball\r\n", ["too-long", "inaccurate"]
-    )
-    (kept,) = workflow.feedback.rows()
-    assert kept == row
-    assert (row.caption, row.feedback, row.model_version) == (
-        "a red ball",
-        "a rubber ball",
-        "fake-1",
-    )
-    assert [str(reason) for reason in row.reasons] == ["inaccurate", "too-long"]
-    assert row.created_at.endswith("Z")
-    assert datetime.fromisoformat(row.created_at) > before
-    assert workflow.picture(image_id, "anna").answer == row
-
-
-@pytest.mark.parametrize(
-    ("verdict", "correction", "reasons"),
-    [
-        ("corrected", "   ", []),
-        ("corrected", "a red ball", []),  # no different from the caption
-        ("corrected", "x" * 1001, []),
-        ("liked", "", []),
-        ("accepted", "", ["boring"]),
-    ],
-)
-def test_what_cannot_be_kept_is_refused_and_nothing_written(
-    workflow: Workflow, verdict: str, correction: str, reasons: list[str]
-) -> None:
-    image_id = send(workflow)
-    caption = workflow.picture(image_id, "anna").caption
-    assert caption
-    with pytest.raises(InvalidFeedback):
-        workflow.give_feedback(image_id, "anna", caption.id, verdict, correction, reasons)
-    assert workflow.feedback.rows() == []
-
-
-def test_a_caption_of_another_picture_cannot_be_answered(workflow: Workflow) -> None:
-    first, second = send(workflow, "red"), send(workflow, "blue")
-    caption = workflow.picture(first, "anna").caption
-    assert caption
-    with pytest.raises(NotFound):
-        workflow.give_feedback(second, "anna", caption.id, "accepted", "", [])
-
-
-@pytest.mark.parametrize(("memory", "sees"), [("everyone", True), ("own", False), ("off", False)])
-def test_correction_memory(make_app: Callable[..., Any], memory: str, sees: bool) -> None:
-    workflow: Workflow = make_app(CAPTIONAPP_CORRECTION_MEMORY=memory).extensions["captionapp"]
-    image_id = send(workflow, contributor="anna")
-    answer(workflow, image_id, "anna", "my juggling ball")
-    send(workflow, contributor="ben")
-    remembered = workflow.picture(image_id, "ben").correction
-    assert (remembered is not None) == sees
-    assert (workflow.picture(image_id, "anna").correction is None) == (memory == "off")
-    if remembered:
-        assert remembered.feedback == "my juggling ball"
-        assert workflow.picture(image_id, "ben").answer is None
-        answer(workflow, image_id, "anna")  # she thinks better of it
-        assert workflow.picture(image_id, "ben").correction is None
 
 
 def test_the_last_to_let_go_takes_the_bytes_along(workflow: Workflow) -> None:
@@ -403,59 +268,6 @@ def test_a_remembered_correction_is_shown_without_waiting_for_the_model(
     assert time.monotonic() - started < 5
     assert workflow.picture(image_id, "ben").correction
     go.set()
-
-
-def test_a_correction_survives_the_acceptance_of_somebody_else(workflow: Workflow) -> None:
-    image_id = send(workflow, contributor="anna")
-    answer(workflow, image_id, "anna", "a rubber ball")
-    send(workflow, contributor="ben")
-    answer(workflow, image_id, "ben")
-    send(workflow, contributor="carl")
-    remembered = workflow.picture(image_id, "carl").correction
-    assert remembered and remembered.feedback == "a rubber ball"
-
-
-def test_what_one_person_confirmed_is_confirmed_for_all_until_another_version_speaks(
-    workflow: Workflow,
-) -> None:
-    image_id = send(workflow, contributor="anna")
-    send(workflow, contributor="ben")
-    assert not workflow.picture(image_id, "ben").confirmed
-    answer(workflow, image_id, "anna")
-    assert workflow.picture(image_id, "ben").confirmed
-    assert workflow.picture(image_id, None).confirmed
-    serve(workflow, FakeCaptioner("fake-2"))  # it says the same words
-    workflow.service.follow()
-    workflow.again(image_id, "ben")
-    workflow.wait(image_id, "ben", 10)
-    assert not workflow.picture(image_id, "ben").confirmed
-
-
-def test_the_operator_sees_a_picture_that_is_kept_for_its_answer(workflow: Workflow) -> None:
-    image_id = send(workflow)
-    answer(workflow, image_id, "anna", "a rubber ball")
-    workflow.let_go(image_id, "anna")
-    view = workflow.picture(image_id, None)
-    assert view.correction and view.correction.feedback == "a rubber ball"
-    assert workflow.serve_file(image_id, None).exists()
-
-
-def test_an_answer_to_a_picture_let_go_meanwhile_is_not_kept(
-    workflow: Workflow, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Otherwise there would be a row whose picture is gone."""
-    image_id = send(workflow)
-    caption = workflow.picture(image_id, "anna").caption
-    assert caption
-
-    def let_go_first(*_: str) -> Any:
-        workflow.let_go(image_id, "anna")
-        return caption
-
-    monkeypatch.setattr(workflow.records, "caption", let_go_first)
-    with pytest.raises(NotFound):
-        workflow.give_feedback(image_id, "anna", caption.id, "accepted", "", [])
-    assert workflow.feedback.rows() == []
 
 
 def test_a_caption_that_cannot_be_recorded_is_a_problem_of_its_picture(

@@ -41,7 +41,7 @@ def answer() -> ResponseReturnValue:
     try:
         if not form.validate_on_submit():
             raise InvalidFeedback(first_error(form))
-        row = workflow().give_feedback(
+        row = workflow().answers.give(
             form.image_id.data,
             identity.contributor(),
             form.caption_id.data,

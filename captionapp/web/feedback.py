@@ -40,7 +40,7 @@ def give(image_id: str) -> ResponseReturnValue:
     if not form.validate_on_submit():
         return _form_again(image_id, form, first_error(form), 422)
     try:
-        row = workflow().give_feedback(
+        row = workflow().answers.give(
             image_id,
             identity.contributor(),
             form.caption_id.data,

@@ -19,7 +19,7 @@ def answer(workflow: Workflow, colour: str, text: str = "") -> None:
     caption = workflow.picture(image_id, "anna").caption
     assert caption
     verdict, reasons = ("corrected", ["inaccurate"]) if text else ("accepted", [])
-    workflow.give_feedback(image_id, "anna", caption.id, verdict, text, reasons)
+    workflow.answers.give(image_id, "anna", caption.id, verdict, text, reasons)
 
 
 def test_stats_count_the_answers(workflow: Workflow, runner: FlaskCliRunner) -> None:
