@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from captionapp.asked import Asked
+from captionapp.caption_records import CaptionRecords
 from captionapp.errors import InvalidFeedback
 from captionapp.feedback.repository import (
     CsvFeedbackRepository,
@@ -26,9 +27,15 @@ class Answers:
     """Answers to captions that this server made: what the model said is in its own records."""
 
     def __init__(
-        self, records: Records, feedback: CsvFeedbackRepository, asked: Asked, metrics: Metrics
+        self,
+        records: Records,
+        captions: CaptionRecords,
+        feedback: CsvFeedbackRepository,
+        asked: Asked,
+        metrics: Metrics,
     ) -> None:
         self._records = records
+        self._captions = captions
         self._feedback = feedback
         self._asked = asked
         self._metrics = metrics
@@ -58,7 +65,7 @@ class Answers:
         """
         holder = None if by_operator else contributor
         held = self._records.held(image_id, holder)
-        caption = self._records.caption(image_id, caption_id)
+        caption = self._captions.get(image_id, caption_id)
         chosen, given = _chosen(verdict, reasons)
         said = caption.text if chosen is Verdict.ACCEPTED else clean_correction(correction)
         shown = neutral(caption.text, caption.given) if shown_neutral else caption.text

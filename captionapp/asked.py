@@ -6,8 +6,9 @@ from sqlalchemy import bindparam, delete, select, update
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.orm import Session
 
+from captionapp.caption_records import CaptionRecord
 from captionapp.errors import NotFound
-from captionapp.records import CaptionRecord, Records
+from captionapp.records import Records
 from captionapp.tables import AskedRow, Holding
 
 _EARLIER = select(AskedRow.image_id, AskedRow.options).where(

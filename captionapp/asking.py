@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from captionapp.errors import QueueFull
 
 if TYPE_CHECKING:
-    from captionapp.records import CaptionRecord
+    from captionapp.caption_records import CaptionRecord
     from captionapp.workflow import Workflow
 
 
@@ -22,7 +22,7 @@ def least_sure(workflow: Workflow) -> list[CaptionRecord]:
         ModelUnavailable: if it cannot be told which version is current.
     """
     answered = workflow.feedback.image_ids()
-    captions = workflow.records.newest_captions(workflow.versions.current().name)
+    captions = workflow.captions.newest(workflow.versions.current().name)
     return [
         caption
         for caption in captions
@@ -38,7 +38,7 @@ def undescribed(workflow: Workflow) -> list[str]:
     """
     done = workflow.feedback.image_ids()
     current = workflow.versions.current().name
-    done |= {caption.image_id for caption in workflow.records.newest_captions(current)}
+    done |= {caption.image_id for caption in workflow.captions.newest(current)}
     return [image_id for image_id in workflow.records.picture_ids() if image_id not in done]
 
 

@@ -20,10 +20,11 @@ from sqlalchemy import bindparam, func, select, true, tuple_, update
 from sqlalchemy.orm import InstrumentedAttribute, Session
 from sqlalchemy.sql.elements import ColumnElement
 
+from captionapp.caption_records import CaptionRecord, CaptionRecords, chosen_first
 from captionapp.feedback.memory import CorrectionMemory
 from captionapp.feedback.rows import FeedbackRow, Verdict
 from captionapp.neutral import neutral
-from captionapp.records import CaptionRecord, Records, chosen_first
+from captionapp.records import Records
 from captionapp.tables import NOT_DESCRIBED, GalleryPosition, Holding
 
 PER_PAGE = 24
@@ -93,8 +94,11 @@ class Slice:
 class Gallery:
     """The gallery of every browser, in the database of ``records``."""
 
-    def __init__(self, records: Records, memory: CorrectionMemory) -> None:
+    def __init__(
+        self, records: Records, captions: CaptionRecords, memory: CorrectionMemory
+    ) -> None:
         self._records = records
+        self._captions = captions
         self._memory = memory
 
     def page(
@@ -247,7 +251,7 @@ class Gallery:
         mine = select(Holding.image_id, Holding.name, Holding.options, Holding.chosen).where(
             Holding.contributor == contributor, Holding.image_id.in_(image_ids)
         )
-        captions = self._records.captions_in(session, image_ids)
+        captions = self._captions.of_in(session, image_ids)
         changes = [
             {
                 "the_image": image_id,

@@ -11,13 +11,15 @@ from typing import TypeVar
 
 from PIL import Image
 
+from captionapp.caption_records import CaptionRecords
 from captionapp.captioning.batching import CaptionQueue, Reservation
 from captionapp.captioning.captioner import Caption, DecodeOptions
 from captionapp.captioning.service import LOADING, LOADING_RETRY_SECONDS, ModelService
 from captionapp.errors import CaptionAppError, Dropped, ModelUnavailable
 from captionapp.image_store import ImageStore
+from captionapp.job_records import JobRecords, JobState
 from captionapp.metrics import Metrics
-from captionapp.records import Held, JobState, Records
+from captionapp.records import Held
 from captionapp.sentences import Sentence
 from captionapp.settings import Settings
 from captionapp.timing import Work, collected, timed
@@ -42,7 +44,8 @@ class CaptionJobs:
     def __init__(
         self,
         settings: Settings,
-        records: Records,
+        records: JobRecords,
+        captions: CaptionRecords,
         store: ImageStore,
         service: ModelService,
         queue: CaptionQueue,
@@ -50,6 +53,7 @@ class CaptionJobs:
     ) -> None:
         self.settings = settings
         self.records = records
+        self.captions = captions
         self.store = store
         self.service = service
         self.queue = queue
@@ -134,12 +138,12 @@ class CaptionJobs:
                 if time.monotonic() >= end:
                     return
                 if gone():
-                    if self.records.drop_job(*key, contributor):
+                    if self.records.drop(*key, contributor):
                         logger.info("nobody waits for the description of picture %s", key[0])
                     return
             return
         while time.monotonic() < end:  # another process may be at it
-            job = self.records.jobs([key[0]]).get(key)
+            job = self.records.of([key[0]]).get(key)
             if job is None or job.problem or job.abandoned:
                 return
             time.sleep(POLL_SECONDS)
@@ -156,11 +160,11 @@ class CaptionJobs:
         The stored picture is read if the ``picture`` is not at hand.
         """
         key = (image_id, options.key())
-        known = self.records.captions([image_id]).get(key, [])
+        known = self.captions.of([image_id]).get(key, [])
         if known and known[0].model_version == self.service.versions.current().name:
             self.metrics.cache_hit()
             return
-        if not self.records.begin_job(*key, LEASE_SECONDS):
+        if not self.records.begin(*key, LEASE_SECONDS):
             return  # this process, or another, is at it
         finished = threading.Event()
         with self._lock:
@@ -199,7 +203,7 @@ class CaptionJobs:
 
     def _take(self, image_id: str, options: str) -> None:
         """Its turn has come. Runs in the queue's thread."""
-        if not self.records.take_job(image_id, options):
+        if not self.records.take(image_id, options):
             raise Dropped("Nobody waits for this description any more.")
 
     def _finish(
@@ -213,11 +217,11 @@ class CaptionJobs:
                 logger.info("picture %s was cancelled before its turn", image_id)
             elif problem:
                 self.metrics.failure("caption")
-                self.records.fail_job(image_id, options, problem)
+                self.records.fail(image_id, options, problem)
             else:
                 caption = future.result()
                 self.metrics.caption_made(caption.model_version, caption.seconds)
-                self.records.add_caption(image_id, caption)
+                self.captions.add(image_id, caption)
             self._extend_leases()
         except Exception:  # nobody waits for the result of a callback: it would go unseen
             logger.exception("the caption of picture %s could not be recorded", image_id)
@@ -238,7 +242,7 @@ class CaptionJobs:
 
     def _give_up(self, image_id: str, options: str) -> None:
         try:
-            self.records.fail_job(image_id, options, "The description could not be stored.")
+            self.records.fail(image_id, options, "The description could not be stored.")
         except Exception:  # the database itself is what fails; the lease will run out
             logger.exception("the job of picture %s stays open", image_id)
 

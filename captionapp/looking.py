@@ -11,12 +11,12 @@ from concurrent.futures import Future
 import numpy as np
 from PIL import Image
 
+from captionapp.caption_records import CaptionRecord
 from captionapp.captioning.batching import CaptionQueue
 from captionapp.captioning.captioner import Captioner, Looks
 from captionapp.errors import CaptionFailed
 from captionapp.image_store import ImageStore
 from captionapp.jobs import CaptionJobs
-from captionapp.records import CaptionRecord
 from captionapp.sentences import Sentence
 
 #: Captions whose looks a process keeps: some ten kilobytes each.

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from sqlalchemy.orm import Session
 
 from captionapp.asked import Asked
+from captionapp.caption_records import CaptionRecord, CaptionRecords, chosen_first
 from captionapp.feedback.memory import CorrectionMemory
 from captionapp.feedback.repository import CsvFeedbackRepository
+from captionapp.job_records import JobState
 from captionapp.jobs import CaptionJobs, options_of
-from captionapp.records import CaptionRecord, Held, JobState, Records, chosen_first
+from captionapp.records import Held, Records
 from captionapp.results import PictureView
 
 
@@ -21,12 +23,14 @@ class PictureViews:
     def __init__(
         self,
         records: Records,
+        captions: CaptionRecords,
         asked: Asked,
         jobs: CaptionJobs,
         feedback: CsvFeedbackRepository,
         memory: CorrectionMemory,
     ) -> None:
         self._records = records
+        self._captions = captions
         self._asked = asked
         self._jobs = jobs
         self._feedback = feedback
@@ -39,8 +43,8 @@ class PictureViews:
         with self._records.read() as session:
             held = find(session)
             image_ids = [one.image_id for one in held]
-            captions = self._records.captions_in(session, image_ids)
-            jobs = self._records.jobs_in(session, image_ids)
+            captions = self._captions.of_in(session, image_ids)
+            jobs = self._jobs.records.of_in(session, image_ids)
             asked = self._asked.earlier(session, image_ids, contributor) if contributor else {}
         return [
             self._view(

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from captionapp.caption_records import CaptionRecord
 from captionapp.captioning.captioner import DecodeOptions
 from captionapp.feedback.repository import FeedbackRow, Verdict
-from captionapp.records import CaptionRecord
 
 MAX_NAME_CHARACTERS = 80
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from captionapp.answers import Answers
 from captionapp.arrivals import Arrivals
 from captionapp.asked import Asked
+from captionapp.caption_records import CaptionRecords
 from captionapp.captioning.batching import CaptionQueue
 from captionapp.captioning.captioner import DecodeOptions
 from captionapp.captioning.service import ModelService
@@ -29,6 +30,7 @@ from captionapp.gallery import EVERYTHING, PER_PAGE, Gallery, Wanted
 from captionapp.hints import hint
 from captionapp.image_store import ImageStore
 from captionapp.images import ImageLimits, ValidatedImage, decode
+from captionapp.job_records import JobRecords
 from captionapp.jobs import CaptionJobs, options_of
 from captionapp.letting_go import LettingGo
 from captionapp.looking import Looking
@@ -73,6 +75,7 @@ class Workflow:
     ) -> None:
         self.settings = settings
         self.records = records
+        self.captions = CaptionRecords(records)
         self.store = store
         self.feedback = feedback
         self.versions = versions
@@ -87,12 +90,16 @@ class Workflow:
         )
         self.arrivals = Arrivals(records)
         self.asked = Asked(records)
-        self.jobs = CaptionJobs(settings, records, store, service, queue, metrics)
+        self.jobs = CaptionJobs(
+            settings, JobRecords(records), self.captions, store, service, queue, metrics
+        )
         self.looking = Looking(self.jobs, queue, store)
         self.memory = CorrectionMemory(feedback, settings.correction_memory)
-        self.gallery = Gallery(records, self.memory)
-        self.answers = Answers(records, feedback, self.asked, metrics)
-        self._views = PictureViews(records, self.asked, self.jobs, feedback, self.memory)
+        self.gallery = Gallery(records, self.captions, self.memory)
+        self.answers = Answers(records, self.captions, feedback, self.asked, metrics)
+        self._views = PictureViews(
+            records, self.captions, self.asked, self.jobs, feedback, self.memory
+        )
         undo = timedelta(minutes=settings.undo_minutes)
         self.letting_go = LettingGo(records, store, feedback, undo)
         prover = Prover(
@@ -251,7 +258,7 @@ class Workflow:
             CaptionFailed, ModelUnavailable, QueueFull.
         """
         self.records.held(image_id, contributor)
-        caption = self.records.caption(image_id, caption_id)
+        caption = self.captions.get(image_id, caption_id)
         if not 0 <= word < len(caption.text.split()):
             raise NotFound(Sentence("The description has no such word."))
         return self.looking.veil(caption, word)
@@ -297,7 +304,7 @@ class Workflow:
             self._hold(image, name, IMPORTED, options)
 
         importing = FeedbackImport(
-            records=self.records,
+            captions=self.captions,
             feedback=self.feedback,
             captioner=self.service.captioner,
             keep=keep,

@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw
 from captionapp import create_app
 from captionapp.captioning.captioner import Caption, DecodeOptions, Looks, Word
 from captionapp.captioning.versions import ModelVersion
+from captionapp.records import Records
 from captionapp.workflow import Workflow
 
 
@@ -93,6 +94,13 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
         if name.startswith("CAPTIONAPP_"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("CAPTIONAPP_INSTANCE", str(tmp_path / "instance"))
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> Iterator[Records]:
+    records = Records(tmp_path / "captionapp.db")
+    yield records
+    records.close()
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ def hang(app: Flask, count: int, contributor: str = ANNA) -> list[str]:
             workflow.records.hold(session, held, contributor)
         text = f"ball number {number}"
         caption = Caption(text, number / (count + 1), "fake-1", options, 0.1)
-        workflow.records.add_caption(image.image_id, caption)
+        workflow.captions.add(image.image_id, caption)
         image_ids.append(image.image_id)
     return image_ids
 

@@ -72,7 +72,7 @@ def test_an_answer_to_a_picture_let_go_meanwhile_is_not_kept(
         workflow.let_go(image_id, "anna")
         return caption
 
-    monkeypatch.setattr(workflow.records, "caption", let_go_first)
+    monkeypatch.setattr(workflow.captions, "get", let_go_first)
     with pytest.raises(NotFound):
         workflow.answers.give(image_id, "anna", caption.id, "accepted", "", [])
     assert workflow.feedback.rows() == []

@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from captionapp.comparison import Comparison
@@ -15,10 +12,8 @@ MADE = report("new", "old", PICTURES, [(1.0, 0.5)] * len(PICTURES))
 
 
 @pytest.fixture
-def votes(tmp_path: Path) -> Iterator[Votes]:
-    records = Records(tmp_path / "captionapp.db")
-    yield Votes(records)
-    records.close()
+def votes(records: Records) -> Votes:
+    return Votes(records)
 
 
 def order(comparison: Comparison) -> list[str]:

@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import event, select, update
 from sqlalchemy.orm import Session
 
+from captionapp.caption_records import CaptionRecords
 from captionapp.captioning.captioner import Caption, DecodeOptions
 from captionapp.feedback.memory import CorrectionMemory
 from captionapp.feedback.repository import CsvFeedbackRepository, FeedbackRow, Verdict
@@ -28,7 +29,8 @@ class Wall:
     def __init__(self, folder: Path, memory: str = "everyone") -> None:
         self.records = Records(folder / "captionapp.db")
         self.feedback = CsvFeedbackRepository(folder / "feedback.csv")
-        self.gallery = Gallery(self.records, CorrectionMemory(self.feedback, memory))
+        self.captions = CaptionRecords(self.records)
+        self.gallery = Gallery(self.records, self.captions, CorrectionMemory(self.feedback, memory))
 
     def hang(
         self,
@@ -50,10 +52,10 @@ class Wall:
         return image_id
 
     def describe(self, image_id: str, text: str, probability: float = 0.5) -> None:
-        self.records.add_caption(image_id, Caption(text, probability, "v1", OPTIONS, 0.1))
+        self.captions.add(image_id, Caption(text, probability, "v1", OPTIONS, 0.1))
 
     def answer(self, image_id: str, said: str = "", contributor: str = "anna") -> None:
-        ((caption, *_),) = self.records.captions([image_id]).values()
+        ((caption, *_),) = self.captions.of([image_id]).values()
         self.feedback.append(
             FeedbackRow(
                 id=uuid.uuid4().hex,

@@ -78,13 +78,13 @@ def test_a_client_that_stays_gets_its_description(workflow: Workflow, held: Held
 def test_the_model_does_not_wait_for_the_disk(
     workflow: Workflow, held: HeldCaptioner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    add, go = workflow.records.add_caption, threading.Event()
+    add, go = workflow.captions.add, threading.Event()
 
     def slow(*given: Any) -> None:
         assert go.wait(30)
         add(*given)
 
-    monkeypatch.setattr(workflow.records, "add_caption", slow)
+    monkeypatch.setattr(workflow.captions, "add", slow)
     image_id = give(workflow, "blue")
     held.go.set()
     until(lambda: len(held.calls) == 2)  # the second, while nothing of the first is written
@@ -97,7 +97,7 @@ def test_closing_writes_what_was_made(workflow: Workflow, held: HeldCaptioner) -
     image_id = give(workflow, "blue")
     held.go.set()
     assert workflow.close(10)
-    assert workflow.records.captions([image_id])
+    assert workflow.captions.of([image_id])
 
 
 def test_what_is_made_after_closing_is_made_again_for_whoever_looks(

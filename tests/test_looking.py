@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from captionapp import looking
+from captionapp.caption_records import CaptionRecord
 from captionapp.captioning.captioner import Caption, DecodeOptions, Looks
 from captionapp.errors import CaptionFailed
 from captionapp.images import ImageLimits, decode
-from captionapp.records import CaptionRecord
 from captionapp.workflow import Workflow
 from tests.conftest import FakeCaptioner, draw, encoded
 
@@ -71,9 +71,9 @@ def kept(workflow: Workflow, text: str, version: str = "fake-1") -> CaptionRecor
     workflow.store.add(image)
     workflow._hold(image, "ball", "somebody", DecodeOptions())
     made = Caption(text, 0.5, version, DecodeOptions(), 0.1)
-    caption_id = workflow.records.add_caption(image.image_id, made)
+    caption_id = workflow.captions.add(image.image_id, made)
     assert caption_id
-    return workflow.records.caption(image.image_id, caption_id)
+    return workflow.captions.get(image.image_id, caption_id)
 
 
 def test_a_caption_is_looked_at_once_for_all_its_words(

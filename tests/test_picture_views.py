@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from captionapp.records import Records
+from captionapp.job_records import JobRecords
 from captionapp.workflow import Workflow
 from tests.conftest import FakeCaptioner, serve
 from tests.people import answer, incoming, send
@@ -42,18 +42,17 @@ def test_what_a_dead_process_left_behind_is_taken_over(
     workflow: Workflow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another process took the job and died: a look at the page has it done here."""
-    other = Records(workflow.records.path)
-    monkeypatch.setattr(workflow.records, "begin_job", lambda *_: False)
+    other = JobRecords(workflow.records)
+    monkeypatch.setattr(workflow.jobs.records, "begin", lambda *_: False)
     (image_id,) = workflow.submit([incoming()], "anna").accepted
     monkeypatch.undo()
     key = workflow.settings.decode_options().key()
-    assert other.begin_job(image_id, key, lease_seconds=60)
+    assert other.begin(image_id, key, lease_seconds=60)
     assert workflow.picture(image_id, "anna").status == "waiting"
     other.extend_leases(-1)
     assert workflow.picture(image_id, "anna").status == "waiting"  # and now it is ours
     workflow.wait(image_id, "anna", 10)
     assert workflow.picture(image_id, "anna").status == "done"
-    other.close()
 
 
 @pytest.mark.parametrize(("memory", "sees"), [("everyone", True), ("own", False), ("off", False)])

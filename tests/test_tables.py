@@ -3,6 +3,7 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
+from captionapp.job_records import JobRecords
 from captionapp.records import Records
 
 
@@ -17,5 +18,5 @@ def test_a_database_of_an_older_release_gets_the_columns_it_lacks(tmp_path: Path
         older.execute("INSERT INTO jobs VALUES (1, 'one', '{}', 'me', 9e9, '')")
     older.close()
     records = Records(path)
-    assert records.jobs(["one"])["one", "{}"].ahead == 0
+    assert JobRecords(records).of(["one"])["one", "{}"].ahead == 0
     records.close()

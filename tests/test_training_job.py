@@ -69,7 +69,7 @@ class Answers:
     def described(self, text: str, version: str = "fake-1", prompt: str = "") -> str:
         image_id = self.picture()
         caption = Caption(text, 0.5, version, DecodeOptions(prompt=prompt), 0.1)
-        self.workflow.records.add_caption(image_id, caption)
+        self.workflow.captions.add(image_id, caption)
         return image_id
 
     def answered(self, text: str, verdict: Verdict = Verdict.CORRECTED) -> str:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,10 +9,8 @@ from captionapp.votes import Choice, Tally, Votes
 
 
 @pytest.fixture
-def votes(tmp_path: Path) -> Iterator[Votes]:
-    records = Records(tmp_path / "captionapp.db")
-    yield Votes(records)
-    records.close()
+def votes(records: Records) -> Votes:
+    return Votes(records)
 
 
 def test_a_vote_counts_for_the_version_whose_caption_was_chosen(votes: Votes) -> None:

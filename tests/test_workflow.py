@@ -11,7 +11,7 @@ import pytest
 
 from captionapp.captioning.captioner import Caption
 from captionapp.errors import InvalidOptions, ModelUnavailable, NotFound, QueueFull, StorageFull
-from captionapp.records import Records
+from captionapp.job_records import JobRecords
 from captionapp.results import IncomingFile
 from captionapp.workflow import Workflow
 from tests.conftest import FakeCaptioner, draw, encoded
@@ -121,10 +121,10 @@ def test_no_room_for_any_picture(workflow: Workflow, monkeypatch: pytest.MonkeyP
 
 
 def test_waiting_for_another_process_ends_when_it_is_done(workflow: Workflow) -> None:
-    other = Records(workflow.records.path)
+    other = JobRecords(workflow.records)
     image_id = send(workflow)
     key = workflow.settings.decode_options().key()
-    assert other.begin_job(image_id, key, 60)
+    assert other.begin(image_id, key, 60)
     done = threading.Event()
 
     def wait() -> None:
@@ -133,10 +133,9 @@ def test_waiting_for_another_process_ends_when_it_is_done(workflow: Workflow) ->
 
     threading.Thread(target=wait).start()
     assert not done.wait(0.3)
-    other.fail_job(image_id, key, "no luck")
+    other.fail(image_id, key, "no luck")
     assert done.wait(5)
     assert workflow.picture(image_id, "anna").problem == "no luck"
-    other.close()
 
 
 def test_nobody_sees_the_pictures_of_others(workflow: Workflow) -> None:
@@ -276,7 +275,7 @@ def test_a_caption_that_cannot_be_recorded_is_a_problem_of_its_picture(
     def locked(*_: Any) -> None:
         raise RuntimeError("database is locked")
 
-    monkeypatch.setattr(workflow.records, "add_caption", locked)
+    monkeypatch.setattr(workflow.captions, "add", locked)
     image_id = send(workflow)
     assert workflow.picture(image_id, "anna").status == "failed"
     assert "could not be recorded" in caplog.text
@@ -292,7 +291,7 @@ def test_a_database_that_fails_once_does_not_block_a_picture_for_ever(
     def locked(*_: Any) -> bool:
         raise RuntimeError("database is locked")
 
-    monkeypatch.setattr(workflow.records, "begin_job", locked)
+    monkeypatch.setattr(workflow.jobs.records, "begin", locked)
     with pytest.raises(RuntimeError):
         workflow.submit([incoming()], "anna")
     monkeypatch.undo()

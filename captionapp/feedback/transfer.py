@@ -17,6 +17,7 @@ from typing import Literal
 from filelock import FileLock, Timeout
 
 from captionapp import atomic
+from captionapp.caption_records import CaptionRecords
 from captionapp.captioning.captioner import Caption, Captioner, DecodeOptions
 from captionapp.captioning.together import caption_together
 from captionapp.errors import (
@@ -42,7 +43,6 @@ from captionapp.feedback.rows import FeedbackRow, Verdict, cells, encode
 from captionapp.feedback.text import normalise_caption
 from captionapp.image_store import ImageStore
 from captionapp.images import ImageLimits, ValidatedImage, decode
-from captionapp.records import Records
 from captionapp.results import IncomingFile
 
 # In
@@ -77,7 +77,7 @@ class FeedbackImport:
 
     def __init__(
         self,
-        records: Records,
+        captions: CaptionRecords,
         feedback: CsvFeedbackRepository,
         captioner: Callable[[], Captioner],
         keep: Callable[[ValidatedImage, str], None],
@@ -85,7 +85,7 @@ class FeedbackImport:
         options: DecodeOptions,
         batch_size: int,
     ) -> None:
-        self.records = records
+        self.captions = captions
         self.feedback = feedback
         self.captioner = captioner
         self.keep = keep
@@ -182,13 +182,13 @@ class FeedbackImport:
             if isinstance(caption := fresh.get(image_id, ""), Caption) or image_id in said:
                 self.keep(one.image, one.name)
                 if isinstance(caption, Caption):
-                    self.records.add_caption(image_id, caption)
+                    self.captions.add(image_id, caption)
         return said | fresh
 
     def _captions_there_are(
         self, image_ids: Sequence[str], model_version: str
     ) -> dict[str, Caption | str]:
-        known = self.records.captions(image_ids)
+        known = self.captions.of(image_ids)
         newest = {image_id: known.get((image_id, self.options.key()), []) for image_id in image_ids}
         return {
             image_id: Caption(

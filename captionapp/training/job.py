@@ -317,7 +317,7 @@ def _unanswered(workflow: Workflow, version: str, dataset: FeedbackDataset) -> l
     answered = workflow.feedback.image_ids()
     said = {
         image_id: text
-        for image_id, text in workflow.records.captions_by(version).items()
+        for image_id, text in workflow.captions.by(version).items()
         if image_id not in answered
     }
     sides = workflow.sides().assign(

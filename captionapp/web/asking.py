@@ -7,10 +7,10 @@ from flask.typing import ResponseReturnValue
 from flask_babel import gettext, ngettext
 
 from captionapp import asking
+from captionapp.caption_records import CaptionRecord
 from captionapp.errors import FeedbackStoreError, InvalidFeedback, ModelUnavailable, NotFound
 from captionapp.feedback.repository import Verdict
 from captionapp.image_store import MEDIA_TYPE
-from captionapp.records import CaptionRecord
 from captionapp.web import errors, identity
 from captionapp.web.current import workflow
 from captionapp.web.forms import NextForm, first_error
@@ -111,7 +111,7 @@ def thumbnail(image_id: str) -> Response:
 
 def _form_again(form: NextForm, problem: str, status: int) -> Response:
     """The picture again, with everything that was written still in the form."""
-    caption = workflow().records.caption(form.image_id.data or "", form.caption_id.data or "")
+    caption = workflow().captions.get(form.image_id.data or "", form.caption_id.data or "")
     left = len(asking.least_sure(workflow()))
     return make_response(_page([caption], form.skip.data or 0, left, form, problem), status)
 

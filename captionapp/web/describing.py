@@ -65,7 +65,7 @@ def why(image_id: str, caption_id: str) -> str:
     hovering shows without going there."""
     viewer = pictures.viewer_of(image_id)
     view = workflow().picture(image_id, viewer)
-    caption = workflow().records.caption(image_id, caption_id)
+    caption = workflow().captions.get(image_id, caption_id)
     words = shown_words(caption)
     beginning = most_unsure([word.probability for word in words])
     place = asked_number("word", words[beginning].place if words else 0)

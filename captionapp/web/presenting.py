@@ -19,7 +19,7 @@ from captionapp.neutral import neutral, neutral_words
 from captionapp.web.current import workflow
 
 if TYPE_CHECKING:
-    from captionapp.records import CaptionRecord
+    from captionapp.caption_records import CaptionRecord
     from captionapp.results import PictureView
 
 

@@ -53,10 +53,10 @@ def pictures(make_app: Any, app: Any) -> list[str]:
         send(plain.test_client(), encoded(scene), f"scene {n}.png").rsplit("/", 1)[1]
         for n, scene in enumerate(scenes)
     ]
-    records = app.extensions["captionapp"].records
+    captions = app.extensions["captionapp"].captions
     for image_id, probability in zip(ids, (0.6, 0.2, 0.4), strict=True):
         said = Caption(f"a ball, {probability:.0%}", probability, "fake-1", DecodeOptions(), 0.1)
-        records.add_caption(image_id, said)
+        captions.add(image_id, said)
     return ids
 
 

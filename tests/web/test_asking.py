@@ -24,7 +24,7 @@ def picture(app, workflow, colour: str, probability: float, version: str = "fake
     """A picture that somebody else sent, with a caption of this probability; its id."""
     image_id = send(app.test_client(), encoded(draw(colour)), f"{colour}.png").rsplit("/", 1)[1]
     caption = Caption(f"a {colour} ball", probability, version, DecodeOptions(), 0.1)
-    workflow.records.add_caption(image_id, caption)
+    workflow.captions.add(image_id, caption)
     return image_id
 
 
@@ -84,7 +84,7 @@ def test_without_guesses_at_gender(make_app):
     client, workflow = app.test_client(), app.extensions["captionapp"]
     image_id = picture(app, workflow, "red", 0.9)
     caption = Caption("a man on a bike", 0.1, "fake-1", DecodeOptions(), 0.1)
-    workflow.records.add_caption(image_id, caption)
+    workflow.captions.add(image_id, caption)
     page = client.get("/feedback/next", auth=PASSWORD).text
     assert page.count("a person on a bike") == 3 and "a man on a bike" not in page
     given = fields(page) | {"verdict": "corrected", "correction": "a person on a bike"}
@@ -108,9 +108,9 @@ def test_leaving_one_out(app, client, workflow):
 def test_only_the_current_version_and_captions_of_its_own_count(app, client, workflow):
     image_id = picture(app, workflow, "red", 0.4)
     begun = Caption("my ball is red", 0.01, "fake-1", DecodeOptions(prompt="my ball"), 0.1)
-    workflow.records.add_caption(image_id, begun)
+    workflow.captions.add(image_id, begun)
     older = Caption("a ball of old", 0.01, "fake-0", DecodeOptions(), 0.1)
-    workflow.records.add_caption(image_id, older)
+    workflow.captions.add(image_id, older)
     page = client.get("/feedback/next", auth=PASSWORD).text
     assert "my ball" not in page and "ball of old" not in page
 

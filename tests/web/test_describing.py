@@ -159,8 +159,8 @@ def test_what_was_asked_for_is_not_what_the_version_says_by_itself(
     """Neither training nor the questions to the operator are about it."""
     ask(client, address)
     image_id = address.rsplit("/", 1)[1]
-    assert workflow.records.captions_by("fake-1") == {image_id: "a ball"}
-    (newest,) = workflow.records.newest_captions("fake-1")
+    assert workflow.captions.by("fake-1") == {image_id: "a ball"}
+    (newest,) = workflow.captions.newest("fake-1")
     assert newest.text == "a ball"
 
 
@@ -171,7 +171,7 @@ def test_a_picture_that_goes_takes_its_alternatives_along(
     image_id = address.rsplit("/", 1)[1]
     with client.session_transaction() as session:
         workflow.let_go(image_id, session["contributor"])
-    assert workflow.records.captions([image_id]) == {}
+    assert workflow.captions.of([image_id]) == {}
     with workflow.records.read() as reading:
         assert workflow.asked.earlier(reading, [image_id], session["contributor"]) == {}
 
@@ -189,7 +189,7 @@ def test_descriptions_are_shown_without_guesses_at_gender_and_kept_as_they_were(
     assert "his" not in re.findall(r"<textarea.*?</textarea>", page, re.DOTALL)[0]
     assert "a person and their dog" in client.get("/history").text
     image_id = address.rsplit("/", 1)[1]
-    kept = {one.text for them in workflow.records.captions([image_id]).values() for one in them}
+    kept = {one.text for them in workflow.captions.of([image_id]).values() for one in them}
     assert kept == {"a man and his dog", "a woman runs"}
 
     form = re.search(r'class="answer".*?name="caption_id" value="(\w+)"', page, re.DOTALL)

@@ -31,8 +31,7 @@ def pages(app, client) -> dict[str, str]:
     """Address of each page of an instance in which something has happened, by a name."""
     sent = [send(client, encoded(draw(colour))) for colour in ("red", "white", "blue")]
     ids = [address.rsplit("/", 1)[1] for address in sent]
-    records = app.extensions["captionapp"].records
-    caption = records.captions(ids)
+    caption = app.extensions["captionapp"].captions.of(ids)
     for image_id, verdict in ((ids[0], "corrected"), (ids[1], "accepted")):
         (known,) = next(its for key, its in caption.items() if key[0] == image_id)
         form = {"caption_id": known.id, "verdict": verdict, "correction": "Ein Ball <b>"}
