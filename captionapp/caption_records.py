@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import BindParameter, bindparam, delete, func, select, update
+from sqlalchemy import BindParameter, bindparam, delete, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from captionapp.captioning.captioner import ASKED, Caption, Word, is_plain
 from captionapp.errors import NotFound
 from captionapp.records import Records
-from captionapp.tables import CaptionRow, Holding, Job, Picture
+from captionapp.tables import CaptionRow, Holding, Job
 
 
 @dataclass(frozen=True)
@@ -63,14 +63,14 @@ class CaptionRecords:
         key = caption.options.key()
         now = datetime.now(UTC).timestamp()
         with self._records.write() as session:
-            if session.get(Picture, image_id) is None:
+            if not self._records.is_there(session, image_id):
                 return None
-            for other in reversed(caption.others):
-                session.add(_row(uuid.uuid4().hex, image_id, other, now, caption_id))
-                session.flush()  # numbers follow the order
-            session.add(_row(caption_id, image_id, caption, now, caption_id))
-            session.execute(delete(Job).where(Job.image_id == image_id, Job.options == key))
-            session.execute(update(Holding).where(Holding.image_id == image_id).values(stale=True))
+            for other in reversed(caption.others):  # numbers follow the order
+                row = _row(uuid.uuid4().hex, image_id, other, now, caption_id)
+                session.execute(_ADD, row)
+            session.execute(_ADD, _row(caption_id, image_id, caption, now, caption_id))
+            session.execute(_END_JOB, {"picture": image_id, "asked": key})
+            session.execute(_MAKE_STALE, {"picture": image_id})
         return caption_id
 
     def get(self, image_id: str, caption_id: str) -> CaptionRecord:
@@ -137,6 +137,17 @@ _OF_THESE: BindParameter[Any] = bindparam("image_ids", expanding=True)
 _CAPTIONS = (
     select(CaptionRow).where(CaptionRow.image_id.in_(_OF_THESE)).order_by(CaptionRow.number.desc())
 )
+# So are those of the tables that a caption is written with: see ``records``.
+_ROWS: Any = CaptionRow.__table__
+_ADD = insert(_ROWS)
+_JOBS: Any = Job.__table__
+_END_JOB = delete(_JOBS).where(
+    _JOBS.c.image_id == bindparam("picture"), _JOBS.c.options == bindparam("asked")
+)
+_HOLDINGS: Any = Holding.__table__
+_MAKE_STALE = (
+    update(_HOLDINGS).where(_HOLDINGS.c.image_id == bindparam("picture")).values(stale=True)
+)
 
 
 def _plain() -> list[Any]:
@@ -148,20 +159,20 @@ def _plain() -> list[Any]:
 
 def _row(
     caption_id: str, image_id: str, caption: Caption, created_at: float, made_with: str
-) -> CaptionRow:
+) -> dict[str, Any]:
     words = [(word.text, word.probability) for word in caption.words]
-    return CaptionRow(
-        id=caption_id,
-        image_id=image_id,
-        options=caption.options.key(),
-        text=caption.text,
-        probability=caption.probability,
-        model_version=caption.model_version,
-        seconds=caption.seconds,
-        created_at=created_at,
-        made_with=made_with,
-        words=json.dumps(words, ensure_ascii=False) if words else None,
-    )
+    return {
+        "id": caption_id,
+        "image_id": image_id,
+        "options": caption.options.key(),
+        "text": caption.text,
+        "probability": caption.probability,
+        "model_version": caption.model_version,
+        "seconds": caption.seconds,
+        "created_at": created_at,
+        "made_with": made_with,
+        "words": json.dumps(words, ensure_ascii=False) if words else None,
+    }
 
 
 def _caption(row: CaptionRow) -> CaptionRecord:

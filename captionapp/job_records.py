@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import BindParameter, bindparam, exists, select, update
+from sqlalchemy import BindParameter, bindparam, delete, exists, insert, select, update
 from sqlalchemy.orm import Session
 
 from captionapp.records import Records
-from captionapp.tables import Holding, Job, Picture
+from captionapp.tables import Holding, Job
 
 
 @dataclass(frozen=True)
@@ -41,34 +41,32 @@ class JobRecords:
         """
         now = _now()
         with self._records.write() as session:
-            if session.get(Picture, image_id) is None:
+            if not self._records.is_there(session, image_id):
                 return False
-            job = session.scalar(
-                select(Job).where(Job.image_id == image_id, Job.options == options)
-            )
+            asked = {"picture": image_id, "asked": options}
+            job = session.execute(_JOB, asked).first()
             if job is not None:
                 if not job.problem and job.lease_until > now:
                     return False
-                session.delete(job)  # its number is its place in the queue: it starts at the end
-                session.flush()
-            session.add(
-                Job(
-                    image_id=image_id,
-                    options=options,
-                    owner=self.owner,
-                    lease_until=now + lease_seconds,
-                    problem="",
-                )
+                # Its number is its place in the queue: it starts at the end.
+                session.execute(_DELETE, asked)
+            session.execute(
+                _ADD,
+                {
+                    "image_id": image_id,
+                    "options": options,
+                    "owner": self.owner,
+                    "lease_until": now + lease_seconds,
+                    "problem": "",
+                },
             )
         return True
 
     def take(self, image_id: str, options: str) -> bool:
         """Its turn has come. Returns ``False`` if the job was dropped, or taken over, meanwhile."""
-        mine = (Job.image_id == image_id, Job.options == options, Job.owner == self.owner)
-        waiting = update(Job).where(*mine, Job.problem == "", Job.begun_at.is_(None))
+        mine = {"picture": image_id, "asked": options, "by": self.owner}
         with self._records.write() as session:
-            taken = session.execute(waiting.values(begun_at=_now()).returning(Job.number))
-            return taken.first() is not None
+            return session.execute(_TAKE, mine | {"now": _now()}).first() is not None
 
     def drop(self, image_id: str, options: str, contributor: str | None) -> bool:
         """Forget a job of this process that has not been begun, if there is one that no browser
@@ -131,6 +129,23 @@ class JobRecords:
 
 _OF_THESE: BindParameter[Any] = bindparam("image_ids", expanding=True)
 _JOBS = select(Job).where(Job.image_id.in_(_OF_THESE))
+# What every caption needs is put together once, and of the table: see ``records``.
+_ROWS: Any = Job.__table__
+_THIS = (_ROWS.c.image_id == bindparam("picture"), _ROWS.c.options == bindparam("asked"))
+_JOB = select(_ROWS.c.problem, _ROWS.c.lease_until).where(*_THIS)
+_ADD = insert(_ROWS)
+_DELETE = delete(_ROWS).where(*_THIS)
+_TAKE = (
+    update(_ROWS)
+    .where(
+        *_THIS,
+        _ROWS.c.owner == bindparam("by"),
+        _ROWS.c.problem == "",
+        _ROWS.c.begun_at.is_(None),
+    )
+    .values(begun_at=bindparam("now"))
+    .returning(_ROWS.c.number)
+)
 
 
 def _now() -> float:

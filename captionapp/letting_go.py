@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 #: Ids in one statement.
 AT_ONCE = 500
+_FIRST_RELEASE = select(func.min(Holding.released_at)).where(Holding.released_at.is_not(None))
 
 
 @dataclass(frozen=True)
@@ -158,9 +159,7 @@ class LettingGo:
     def _next_due(self) -> float | None:
         """Seconds until the next purge; None if nothing waits for one."""
         with self._records.read() as session:
-            first = session.scalar(
-                select(func.min(Holding.released_at)).where(Holding.released_at.is_not(None))
-            )
+            first = session.scalar(_FIRST_RELEASE)
         return None if first is None else max(0.0, first - self._limit())
 
     def _wake(self) -> None:

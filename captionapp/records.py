@@ -105,21 +105,12 @@ class Records:
 
         Returns whether it did not hold it before.
         """
-        before = session.get(Holding, (held.image_id, contributor))
-        fresh = before is None or before.released_at is not None
+        mine = {"image_id": held.image_id, "contributor": contributor}
+        before = session.execute(_RELEASED, mine).first()
         now = held.created_at.timestamp()
-        session.execute(
-            insert(Picture)
-            .values(
-                image_id=held.image_id,
-                width=held.width,
-                height=held.height,
-                created_at=now,
-                hint=held.hint,
-            )
-            .on_conflict_do_nothing()
-        )
-        values = {
+        picture = {"image_id": held.image_id, "width": held.width, "height": held.height}
+        session.execute(_ADD_PICTURE, picture | {"created_at": now, "hint": held.hint})
+        holding = {
             "name": held.name,
             "options": held.options,
             "created_at": now,
@@ -127,12 +118,12 @@ class Records:
             "chosen": None,
             "stale": True,
         }
-        session.execute(
-            insert(Holding)
-            .values(image_id=held.image_id, contributor=contributor, **values)
-            .on_conflict_do_update(index_elements=["image_id", "contributor"], set_=values)
-        )
-        return fresh
+        session.execute(_HOLD, mine | holding)
+        return before is None or before.released_at is not None
+
+    def is_there(self, session: Session, image_id: str) -> bool:
+        """Whether there is such a picture, whoever holds it."""
+        return session.execute(_PICTURE, {"image_id": image_id}).first() is not None
 
     def held(self, image_id: str, contributor: str | None) -> Held:
         """The picture as this browser holds it; ``None`` is the operator, who sees every picture,
@@ -244,6 +235,24 @@ _HELD_BY_ANYBODY = _HELD.where(Holding.image_id == bindparam("image_id")).order_
 )
 _HELD_BY_ONE = _HELD_BY_ANYBODY.where(
     Holding.contributor == bindparam("contributor"), Holding.released_at.is_(None)
+)
+# Those of an upload are of the tables and not of their classes: without the session's bookkeeping
+# of objects they take a quarter of the time. They write the values that they are executed with.
+_PICTURES: Any = Picture.__table__
+_PICTURE = select(_PICTURES.c.image_id).where(_PICTURES.c.image_id == bindparam("image_id"))
+_ADD_PICTURE = insert(_PICTURES).on_conflict_do_nothing()
+_HOLDINGS: Any = Holding.__table__
+_RELEASED = select(_HOLDINGS.c.released_at).where(
+    _HOLDINGS.c.image_id == bindparam("image_id"),
+    _HOLDINGS.c.contributor == bindparam("contributor"),
+)
+_ADD_HOLDING = insert(_HOLDINGS)
+_HOLD = _ADD_HOLDING.on_conflict_do_update(
+    index_elements=["image_id", "contributor"],
+    set_={
+        name: _ADD_HOLDING.excluded[name]
+        for name in ("name", "options", "created_at", "released_at", "chosen", "stale")
+    },
 )
 
 
