@@ -30,7 +30,8 @@ from pathlib import Path
 import numpy as np
 import psutil
 from http_load import closed_loop
-from serving import ROOT, URL, Browser, picture, serving
+from pictures import Pictures, drawn
+from serving import ROOT, URL, Browser, serving
 
 QUEUE = 64
 CLIENTS = 256
@@ -45,7 +46,7 @@ def main() -> None:
     parser.add_argument("--times", type=float, default=2, help="of the capacity")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary, served(arguments.checkpoint, temporary):
-        done, _, lasted = closed_loop(lambda: Browser().describe, 16, 20)
+        done, _, lasted = closed_loop(lambda: Browser().describe, Pictures(), 16, 20)
         capacity = len(done) / lasted
     # What is measured from here on is taking in, not waiting.
     with (
@@ -95,7 +96,7 @@ def overload(
     began, next_line = time.monotonic(), 0.0
     for number in range(int(rate * duration)):
         time.sleep(max(0.0, began + number / rate - time.monotonic()))
-        arrivals.put(picture(random))
+        arrivals.put(drawn(random))
         since = time.monotonic() - began
         if since > len(looks):
             looks.append((worker.memory_info().rss / 1e6, metric("captionapp_queue_depth")))
@@ -129,7 +130,7 @@ def outcome(browser: Browser, data: bytes) -> str:
 def recovery(ended: float) -> float:
     """Seconds from the load's end until a picture was taken in."""
     browser, random = Browser(), np.random.default_rng(time.monotonic_ns())
-    while outcome(browser, picture(random)) != "taken in":
+    while outcome(browser, drawn(random)) != "taken in":
         time.sleep(0.05)
     seconds = time.monotonic() - ended
     print(f"taken in again {seconds:.2f} s after the load's end", flush=True)

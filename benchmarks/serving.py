@@ -1,10 +1,9 @@
-"""What the programs that measure over HTTP share: servers, a browser, pictures, a checkpoint."""
+"""What the programs that measure over HTTP share: servers, a browser, a checkpoint."""
 
 from __future__ import annotations
 
 import contextlib
 import http.cookiejar
-import io
 import os
 import re
 import signal
@@ -18,22 +17,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
+import psutil
 
 ROOT = Path(__file__).resolve().parents[1]
 PORT = int(os.environ.get("BENCHMARK_PORT", "8765"))
 URL = f"http://127.0.0.1:{PORT}"
 TOKENS = 20
 BATCH = 8
-
-
-def picture(random: np.random.Generator) -> bytes:
-    """A JPEG that nobody has sent before."""
-    coarse = Image.fromarray(random.integers(0, 255, (12, 16, 3), dtype=np.uint8))
-    stream = io.BytesIO()
-    coarse.resize((640, 480), Image.Resampling.BICUBIC).save(stream, "JPEG")
-    return stream.getvalue()
 
 
 class Browser:
@@ -123,6 +113,13 @@ def serving(
             process.wait(60)
             with contextlib.suppress(ProcessLookupError):  # LitServe leaves its workers
                 os.killpg(process.pid, signal.SIGKILL)
+
+
+def processor_seconds(process: subprocess.Popen[bytes]) -> float:
+    """That a server and the processes it has started have used so far."""
+    root = psutil.Process(process.pid)
+    times = [one.cpu_times() for one in [root, *root.children(recursive=True)]]
+    return sum(one.user + one.system for one in times)
 
 
 def wait_until_ready(url: str, process: subprocess.Popen[bytes]) -> None:
