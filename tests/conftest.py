@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,10 @@ from flask.testing import FlaskClient, FlaskCliRunner
 from PIL import Image, ImageDraw
 
 from captionapp import create_app
+from captionapp.captioning.batching import CaptionQueue
 from captionapp.captioning.captioner import Caption, DecodeOptions, Looks, Word
 from captionapp.captioning.versions import ModelVersion
+from captionapp.feedback.repository import CsvFeedbackRepository
 from captionapp.records import Records
 from captionapp.workflow import Workflow
 
@@ -103,6 +105,27 @@ def records(tmp_path: Path) -> Iterator[Records]:
     records.close()
 
 
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny BLIP."""
+    from tests.tiny_blip import make_tiny_blip
+
+    return make_tiny_blip(tmp_path_factory.mktemp("checkpoint") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def wordy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny BLIP that says more."""
+    from tests.tiny_blip import make_wordy_blip
+
+    return make_wordy_blip(tmp_path_factory.mktemp("checkpoint") / "wordy")
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> CsvFeedbackRepository:
+    return CsvFeedbackRepository(tmp_path / "feedback.csv")
+
+
 @pytest.fixture
 def captioner() -> FakeCaptioner:
     return FakeCaptioner()
@@ -133,6 +156,22 @@ def make_app(tmp_path: Path, captioner: FakeCaptioner) -> Iterator[Any]:
     yield make
     for app in apps:
         app.extensions["captionapp"].close(timeout=10)
+
+
+@pytest.fixture
+def make_queue() -> Iterator[Callable[..., CaptionQueue]]:
+    """``make_queue(service)``; all go on, and are closed, at the end."""
+    queues: list[tuple[Any, CaptionQueue]] = []
+
+    def make(service: Any, size: int = 8, batch_size: int = 4, **kwargs: Any) -> CaptionQueue:
+        queue = CaptionQueue(service, size, batch_size, **kwargs)
+        queues.append((service, queue))
+        return queue
+
+    yield make
+    for service, queue in queues:
+        service.gate.set()
+        queue.close(10)
 
 
 def serve(workflow: Workflow, captioner: FakeCaptioner) -> None:

@@ -2,84 +2,16 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import CancelledError
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import pytest
 from PIL import Image
 
 from captionapp.captioning.batching import CaptionQueue
 from captionapp.captioning.captioner import Caption, DecodeOptions
-from captionapp.errors import CaptionFailed, ModelUnavailable, QueueFull
+from captionapp.errors import QueueFull
 from tests.conftest import FakeCaptioner, draw
-
-PLAIN = DecodeOptions()
-
-
-class Service:
-    """Hands out one captioner, whose batches wait until ``gate`` is open."""
-
-    def __init__(self, captioner: Any) -> None:
-        self.held = captioner
-        self.gate = threading.Event()
-        self.gate.set()
-        if not isinstance(captioner, Exception):
-            said = captioner.caption
-            captioner.caption = lambda *given: self.gate.wait(10) and said(*given)
-
-    def captioner(self) -> Any:
-        if isinstance(self.held, Exception):
-            raise self.held
-        return self.held
-
-
-class Watcher:
-    """Keeps what a queue tells."""
-
-    def __init__(self) -> None:
-        self.depths: list[int] = []
-        self.batches: list[int] = []
-        self.steps: list[str] = []
-
-    def queue_depth(self, waiting: int) -> None:
-        self.depths.append(waiting)
-
-    def batch_begun(self, size: int) -> None:
-        self.batches.append(size)
-
-    def step(self, name: str, seconds: float) -> None:
-        assert 0 <= seconds < 60
-        self.steps.append(name)
-
-
-class FussyCaptioner(FakeCaptioner):
-    """Fails the whole batch if a picture in it is one pixel wide."""
-
-    def caption(self, images: Sequence[Image.Image], options: DecodeOptions) -> list[Caption]:
-        if any(image.width == 1 for image in images):
-            raise CaptionFailed("no words for a line")
-        return super().caption(images, options)
-
-
-@pytest.fixture
-def make_queue() -> Iterator[Callable[..., CaptionQueue]]:
-    queues: list[tuple[Service, CaptionQueue]] = []
-
-    def make(service: Service, size: int = 8, batch_size: int = 4, **kwargs: Any) -> CaptionQueue:
-        queue = CaptionQueue(service, size, batch_size, **kwargs)  # type: ignore[arg-type]
-        queues.append((service, queue))
-        return queue
-
-    yield make
-    for service, queue in queues:
-        service.gate.set()
-        queue.close(10)
-
-
-def submit(queue: CaptionQueue, options: DecodeOptions = PLAIN, width: int = 8) -> Any:
-    with queue.reserve(1) as reservation:
-        return reservation.submit(lambda: draw(size=(width, 8)), options)
+from tests.queueing import PLAIN, Service, Watcher, submit
 
 
 def test_a_caption_comes_through(make_queue: Callable[..., CaptionQueue]) -> None:
@@ -115,7 +47,8 @@ def test_places_that_were_not_used_come_back(make_queue: Callable[..., CaptionQu
         raise RuntimeError
     with queue.reserve(2) as reservation:
         reservation.submit(draw, PLAIN).result(10)
-    queue.reserve(2)
+    with queue.reserve(2):
+        pass
 
 
 def test_more_requests_than_places_is_a_mistake(make_queue: Callable[..., CaptionQueue]) -> None:
@@ -198,41 +131,6 @@ def test_a_picture_at_hand_is_prepared_by_its_sender_and_not_read(
     assert sorted(seen) == [(8, "pictures"), (9, threading.current_thread().name)]
 
 
-def test_a_picture_at_hand_that_cannot_be_prepared_fails_in_its_turn(
-    make_queue: Callable[..., CaptionQueue],
-) -> None:
-    captioner = FakeCaptioner()
-
-    def prepare(image: Image.Image) -> Image.Image:
-        raise CaptionFailed("too odd")
-
-    captioner.prepare = prepare  # type: ignore[method-assign]
-    queue = make_queue(Service(captioner))
-    with queue.reserve(1) as places:
-        odd = places.submit(draw, PLAIN, picture=draw())
-    with pytest.raises(CaptionFailed, match="too odd"):
-        odd.result(10)
-    assert queue.depth == 0
-
-
-def test_a_request_that_is_refused_in_its_turn_fails_alone(
-    make_queue: Callable[..., CaptionQueue],
-) -> None:
-    captioner = FakeCaptioner()
-    queue = make_queue(Service(captioner))
-
-    def refuse() -> None:
-        raise CaptionFailed("nobody waits")
-
-    with queue.reserve(2) as reservation:
-        refused = reservation.submit(draw, PLAIN, begin=refuse)
-        good = reservation.submit(draw, PLAIN)
-    assert good.result(10).text == "a red ball"
-    with pytest.raises(CaptionFailed, match="nobody waits"):
-        refused.result(10)
-    assert sum(size for size, _ in captioner.calls) == 1
-
-
 def test_after_a_promotion_the_new_version_captions_what_waits(
     make_queue: Callable[..., CaptionQueue],
 ) -> None:
@@ -311,106 +209,3 @@ def test_a_call_waits_its_turn_and_is_made_alone(
     assert [call.result(10) for call in calls] == [(captioner, (5, 6))] * 2
     assert order == ["before", "first", "second"]
     assert captioner.calls == [(1, PLAIN), (2, PLAIN)]  # captions are gathered around the calls
-
-
-def test_a_call_that_fails_fails_alone(make_queue: Callable[..., CaptionQueue]) -> None:
-    queue = make_queue(Service(FakeCaptioner()), size=1)
-
-    def fail(captioner: Any, image: Any) -> None:
-        raise CaptionFailed("not these words")
-
-    with queue.reserve(1) as reservation:
-        failed = reservation.call(draw, fail)
-    with pytest.raises(CaptionFailed, match="not these words"):
-        failed.result(10)
-    assert submit(queue).result(10).text == "a red ball"
-
-
-def test_one_bad_picture_fails_alone(make_queue: Callable[..., CaptionQueue]) -> None:
-    service = Service(FussyCaptioner())
-    service.gate.clear()
-    queue = make_queue(service)
-    submit(queue)
-    good, bad = submit(queue), submit(queue, width=1)
-    service.gate.set()
-    assert good.result(10).text == "a red ball"
-    with pytest.raises(CaptionFailed):
-        bad.result(10)
-
-
-def test_a_picture_that_cannot_be_read_fails_alone(
-    make_queue: Callable[..., CaptionQueue],
-) -> None:
-    captioner = FakeCaptioner()
-    queue = make_queue(Service(captioner))
-
-    def unreadable() -> Image.Image:
-        raise FileNotFoundError("gone")
-
-    with queue.reserve(2) as reservation:
-        bad = reservation.submit(unreadable, PLAIN)
-        good = reservation.submit(draw, PLAIN)
-    assert good.result(10).text == "a red ball"
-    with pytest.raises(FileNotFoundError):
-        bad.result(10)
-    assert [number for number, _ in captioner.calls] == [1]
-
-
-def test_a_model_that_is_not_there_is_an_error_of_each_future_and_the_queue_goes_on(
-    make_queue: Callable[..., CaptionQueue],
-) -> None:
-    service = Service(ModelUnavailable("no weights"))
-    queue = make_queue(service)
-    with pytest.raises(ModelUnavailable, match="no weights"):
-        submit(queue).result(10)
-    service.held = FakeCaptioner()
-    assert submit(queue).result(10).text == "a red ball"
-
-
-def test_a_cancelled_request_is_not_captioned(make_queue: Callable[..., CaptionQueue]) -> None:
-    captioner = FakeCaptioner()
-    service = Service(captioner)
-    service.gate.clear()
-    queue = make_queue(service, batch_size=1)
-    submit(queue)
-    while queue.depth:
-        threading.Event().wait(0.01)
-    given_up, last = submit(queue), submit(queue)
-    assert given_up.cancel()
-    service.gate.set()
-    last.result(10)
-    assert len(captioner.calls) == 2
-
-
-def test_closing_makes_what_waits_and_takes_nothing_more(
-    make_queue: Callable[..., CaptionQueue],
-) -> None:
-    service = Service(FakeCaptioner())
-    service.gate.clear()
-    queue = make_queue(service, batch_size=1)
-    futures = [submit(queue) for _ in range(3)]
-    closing = threading.Thread(target=queue.close, args=(10,))
-    closing.start()
-    while not queue._closing:
-        threading.Event().wait(0.01)
-    with pytest.raises(QueueFull):
-        queue.reserve(1)
-    service.gate.set()
-    closing.join(10)
-    assert all(future.result(0).text == "a red ball" for future in futures)
-    assert not any(thread.is_alive() for thread in queue._threads)
-
-
-def test_what_is_not_made_in_time_is_cancelled(make_queue: Callable[..., CaptionQueue]) -> None:
-    service = Service(FakeCaptioner())
-    service.gate.clear()
-    queue = make_queue(service, batch_size=1)
-    submit(queue)
-    while queue.depth:
-        threading.Event().wait(0.01)
-    waiting = submit(queue)
-    assert not queue.close(0.05)
-    with pytest.raises(CancelledError):
-        waiting.result(1)
-    service.gate.set()
-    assert queue.close(10)

@@ -15,15 +15,7 @@ from captionapp.captioning.captioner import DecodeOptions
 from captionapp.captioning.engine import check
 from captionapp.errors import CaptionFailed
 from captionapp.settings import ROOT
-from tests.conftest import draw
-from tests.tiny_blip import make_wordy_blip
-
-PICTURES = [draw("red"), draw("blue", (30, 80)), draw("white", (200, 20))]
-
-
-@pytest.fixture(scope="module")
-def wordy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_wordy_blip(tmp_path_factory.mktemp("wordy"))
+from tests.tiny_blip import PICTURES
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +13,18 @@ from transformers import AutoProcessor, BlipForConditionalGeneration
 from captionapp.captioning.engine import check
 from captionapp.captioning.engine.precision import named
 from captionapp.captioning.engine.torch_backend import TorchBackend, TorchDecoding
-from tests.tiny_blip import make_wordy_blip
 
 GOOD = check.Verdict(True, 40, 1.0, 0.001, 0.01)
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_wordy_blip(tmp_path_factory.mktemp("wordy"))
+def model(wordy: Path) -> Any:
+    return BlipForConditionalGeneration.from_pretrained(wordy).eval()
 
 
 @pytest.fixture(scope="module")
-def model(folder: Path) -> Any:
-    return BlipForConditionalGeneration.from_pretrained(folder).eval()
-
-
-@pytest.fixture(scope="module")
-def pixels(folder: Path) -> torch.Tensor:
-    processor = AutoProcessor.from_pretrained(folder, backend="pil")
+def pixels(wordy: Path) -> torch.Tensor:
+    processor = AutoProcessor.from_pretrained(wordy, backend="pil")
     pixels: torch.Tensor = processor.image_processor(check.pictures(), return_tensors="pt")[
         "pixel_values"
     ]
@@ -104,8 +99,9 @@ def test_without_a_folder_to_write_the_check_is_made_all_the_same(tmp_path: Path
 
 
 def test_another_checkpoint_engine_or_library_is_another_key(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    wordy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    folder = Path(shutil.copytree(wordy, tmp_path / "copy"))
     keys = [check.key(folder, "tiny-1", "torch bf16")]
     assert check.key(folder, "tiny-1", "torch bf16") == keys[0]
     report = folder / "evaluation.json"  # of the version, not of its model

@@ -14,7 +14,6 @@ from captionapp.captioning.engine.decode import search
 from captionapp.captioning.engine.precision import FP32
 from captionapp.captioning.engine.torch_backend import TorchBackend
 from captionapp.settings import ROOT
-from tests.tiny_blip import make_wordy_blip
 
 PICTURES = 4
 
@@ -78,8 +77,8 @@ class Checkpoint:
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    return Checkpoint(make_wordy_blip(tmp_path_factory.mktemp("wordy")))
+def tiny(wordy: Path) -> Checkpoint:
+    return Checkpoint(wordy)
 
 
 @pytest.fixture(scope="module")

@@ -11,13 +11,11 @@ from transformers import BlipForConditionalGeneration
 
 from captionapp.captioning.engine import precision
 from captionapp.captioning.engine.torch_backend import TorchBackend
-from tests.tiny_blip import make_wordy_blip
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    folder: Path = make_wordy_blip(tmp_path_factory.mktemp("wordy"))
-    return BlipForConditionalGeneration.from_pretrained(folder).eval()
+def model(wordy: Path) -> Any:
+    return BlipForConditionalGeneration.from_pretrained(wordy).eval()
 
 
 @pytest.mark.parametrize("name", ["bf16", "mixed"])

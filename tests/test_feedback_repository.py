@@ -1,67 +1,16 @@
 import csv
 import errno
 import io
-import logging
 import os
-import subprocess
-import sys
 import threading
-import uuid
 from pathlib import Path
 
 import pytest
 
 from captionapp.errors import FeedbackStoreError, InvalidFeedback
 from captionapp.feedback import repository as module
-from captionapp.feedback.repository import (
-    COLUMNS,
-    CsvFeedbackRepository,
-    FeedbackRow,
-    Reason,
-    Verdict,
-    clean_correction,
-)
-
-HAMMER = Path(__file__).parents[1] / "benchmarks" / "feedback_hammer.py"
-HEADER = (
-    "id,created_at,image_id,image_name,caption,feedback,verdict,reasons,model_version,contributor"
-)
-
-
-def make_row(**changes: object) -> FeedbackRow:
-    values: dict[str, object] = {
-        "id": uuid.uuid4().hex,
-        "created_at": "2026-11-23T12:00:00.000Z",
-        "image_id": "a" * 32,
-        "image_name": "dog.jpg",
-        "caption": "a dog",
-        "feedback": "a brown dog",
-        "verdict": Verdict.CORRECTED,
-        "reasons": (Reason.INACCURATE, Reason.TOO_LONG),
-        "model_version": "shipped-1a2b3c4d",
-        "contributor": "c" * 32,
-    }
-    return FeedbackRow(**{**values, **changes})  # type: ignore[arg-type]
-
-
-@pytest.fixture
-def repository(tmp_path: Path) -> CsvFeedbackRepository:
-    return CsvFeedbackRepository(tmp_path / "feedback.csv")
-
-
-def torn_files(repository: CsvFeedbackRepository) -> list[Path]:
-    return sorted(repository.path.parent.glob("feedback.csv.torn-*"))
-
-
-def append_bytes(repository: CsvFeedbackRepository, data: bytes) -> None:
-    with open(repository.path, "ab") as file:
-        file.write(data)
-
-
-def line_of(row: FeedbackRow) -> bytes:
-    """A row as the repository writes it, with its line end."""
-    return module.encode([row])
-
+from captionapp.feedback.repository import COLUMNS, CsvFeedbackRepository, Reason, Verdict
+from tests.answered import HEADER, line_of, make_row, torn_files
 
 # What is written
 
@@ -200,112 +149,6 @@ def test_empty_file_gets_its_header(repository: CsvFeedbackRepository) -> None:
     assert repository.path.read_bytes().startswith(HEADER.encode() + b"\r\n")
 
 
-@pytest.mark.parametrize(
-    "content",
-    [b"image,caption\r\n1,2\r\n", HEADER.replace(",", ";").encode() + b"\r\n", b"id,creat", b"\0"]
-    + [b"\xef\xbb\xbf", HEADER.encode() + b",more\r\n"],
-)
-def test_foreign_header_is_named_and_left_alone(
-    repository: CsvFeedbackRepository, content: bytes
-) -> None:
-    repository.path.write_bytes(content)
-    for action in (lambda: repository.append(make_row()), repository.rows, repository.image_ids):
-        with pytest.raises(FeedbackStoreError, match="columns"):
-            action()
-    assert repository.path.read_bytes() == content
-    assert torn_files(repository) == []
-
-
-def test_byte_order_mark_is_tolerated(repository: CsvFeedbackRepository) -> None:
-    row = make_row()
-    repository.path.write_bytes(b"\xef\xbb\xbf" + HEADER.encode() + b"\n" + line_of(row))
-    assert repository.rows() == [row]
-    second = make_row()
-    repository.append(second)
-    assert CsvFeedbackRepository(repository.path).rows() == [row, second]
-
-
-def test_damaged_rows_are_left_out_with_a_warning(
-    repository: CsvFeedbackRepository, caplog: pytest.LogCaptureFixture
-) -> None:
-    good = [make_row(), make_row()]
-    repository.append(good[0])
-    append_bytes(repository, b"too,few\r\n\r\n" + line_of(make_row()).replace(b"brown", b"\xff"))
-    append_bytes(repository, line_of(make_row()).replace(b"corrected", b"perhaps"))
-    append_bytes(repository, b'x,"y"z\rw\r\n')
-    repository.append(good[1])
-
-    assert repository.rows() == good
-    assert caplog.text.count("left out") == 4
-    assert torn_files(repository) == []
-
-
-# The end of the file
-
-
-@pytest.mark.parametrize("line_end", [b"", b"\r"])
-def test_missing_line_end_is_completed(repository: CsvFeedbackRepository, line_end: bytes) -> None:
-    repository.append(make_row())
-    by_hand = make_row(feedback='edited,\r\n"by hand"')
-    append_bytes(repository, line_of(by_hand)[:-2] + line_end)
-
-    assert repository.rows()[1:] == [by_hand]
-    last = make_row()
-    CsvFeedbackRepository(repository.path).append(last)
-    assert repository.rows()[1:] == [by_hand, last]
-    assert torn_files(repository) == []
-
-
-def test_header_without_line_end_is_completed(repository: CsvFeedbackRepository) -> None:
-    repository.path.write_bytes(HEADER.encode())
-    row = make_row()
-    repository.append(row)
-    assert repository.rows() == [row]
-
-
-def test_torn_row_is_set_aside_wherever_it_was_cut(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    kept = make_row(feedback="kept\r\nwhole")
-    torn = line_of(make_row(feedback='said "so",\r\nthen\nmore\r\n', image_name="größe.jpg"))
-    for cut in range(1, len(torn) - 2):
-        repository = CsvFeedbackRepository(tmp_path / str(cut) / "feedback.csv")
-        repository.append(kept)
-        append_bytes(repository, torn[:cut])
-        caplog.clear()
-        after = make_row()
-        CsvFeedbackRepository(repository.path).append(after)
-
-        assert repository.rows() == [kept, after], cut
-        assert [file.read_bytes() for file in torn_files(repository)] == [torn[:cut]]
-        assert "torn" in caplog.text
-
-
-def test_reading_sets_a_torn_row_aside_too(repository: CsvFeedbackRepository) -> None:
-    row = make_row()
-    repository.append(row)
-    append_bytes(repository, b'id,"torn\r\n')
-    assert repository.rows() == [row]
-    assert [file.read_bytes() for file in torn_files(repository)] == [b'id,"torn\r\n']
-
-
-def test_quote_lost_by_hand_does_not_take_whole_rows_away(
-    repository: CsvFeedbackRepository, caplog: pytest.LogCaptureFixture
-) -> None:
-    first = make_row()
-    repository.append(first)
-    append_bytes(repository, b'x,"never closed\r\n')
-    append_bytes(repository, line_of(make_row()) + line_of(make_row()))
-    before = repository.path.read_bytes()
-
-    with pytest.raises(FeedbackStoreError, match="never closed"):
-        CsvFeedbackRepository(repository.path).append(make_row())
-    assert repository.rows() == [first]
-    assert "left alone" in caplog.text
-    assert repository.path.read_bytes() == before
-    assert torn_files(repository) == []
-
-
 # The index
 
 
@@ -406,9 +249,6 @@ def test_stats(repository: CsvFeedbackRepository) -> None:
     assert (stats.first, stats.last) == ("2026-01-01T00:00:00Z", "2026-11-23T12:00:00.000Z")
 
 
-# Text
-
-
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@a", "\t=1", "\rx", "\nx", "＝1", " =1"])
 def test_formulas_are_neutralised_for_spreadsheets_only(
     repository: CsvFeedbackRepository, text: str
@@ -422,57 +262,3 @@ def test_formulas_are_neutralised_for_spreadsheets_only(
     assert row[5] == "'" + text
     assert row[3] == "plain, name"
     assert repository.rows()[0].feedback == text
-
-
-@pytest.mark.parametrize(
-    ("given", "kept"),
-    [
-        ("  a dog \n", "a dog"),
-        ("Cafe\u0301", "Café"),
-        ("one\r\ntwo\rthree\u2028four", "one\ntwo\nthree\nfour"),
-        ("a\tdog", "a dog"),
-        ("a\u202edog\u202c\u200b", "adog"),
-        ("👩\u200d👧", "👩\u200d👧"),
-        ("می\u200cخواهم", "می\u200cخواهم"),
-        ("=1+1", "=1+1"),
-        ("x" * 1000, "x" * 1000),
-    ],
-)
-def test_correction_is_cleaned(given: str, kept: str) -> None:
-    assert clean_correction(given) == kept
-    assert clean_correction(kept) == kept
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ("", "Write a description"),
-        (" \n\t ", "Write a description"),
-        ("\u200d\u200b", "Write a description"),
-        ("x" * 1001, "1001 characters"),
-        ("bell\x07", r"U\+0007"),
-        ("nul\0", r"U\+0000"),
-        ("half \ud83d", r"U\+D83D"),
-        ("c1\x9b", r"U\+009B"),
-    ],
-)
-def test_correction_that_cannot_be_kept(given: str, message: str) -> None:
-    with pytest.raises(InvalidFeedback, match=message):
-        clean_correction(given)
-
-
-def test_killed_writers_lose_nothing_that_was_acknowledged(tmp_path: Path) -> None:
-    command = [sys.executable, str(HAMMER), "--rows", "200", "--processes", "8", "--kills", "5"]
-    result = subprocess.run(
-        [*command, "--folder", str(tmp_path)], capture_output=True, text=True, timeout=60
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
-    found = dict(line.split(": ") for line in result.stdout.splitlines() if ": " in line)
-    assert int(found["acknowledged"]) == 200
-    assert (found["kills"], found["lost"], found["duplicates"]) == ("5", "0", "0")
-    assert found["left in the file"] == "only whole rows"
-
-
-@pytest.fixture(autouse=True)
-def _warnings_are_logged(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)

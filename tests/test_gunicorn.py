@@ -27,17 +27,11 @@ from typing import Any
 import pytest
 
 from tests.conftest import draw, encoded
-from tests.tiny_blip import make_tiny_blip
 from tests.waiting import until
 
 pytestmark = pytest.mark.server
 
 ROOT = Path(__file__).parent.parent
-
-
-@pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_blip(tmp_path_factory.mktemp("checkpoint") / "tiny")
 
 
 class Answer:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from captionapp import detached
-from tests.test_gunicorn import Server, checkpoint  # noqa: F401
+from tests.test_gunicorn import Server
 from tests.waiting import until
 
 pytestmark = pytest.mark.server
@@ -22,7 +22,7 @@ OPERATOR = {"Authorization": "Basic " + base64.b64encode(b"operator:secret").dec
 
 
 @pytest.fixture
-def server(tmp_path: Path, checkpoint: Path) -> Iterator[Server]:  # noqa: F811
+def server(tmp_path: Path, checkpoint: Path) -> Iterator[Server]:
     """A server whose instance folder tells of a training; this process pretends to be it."""
     folder = tmp_path / "instance" / "training" / "20261101-100000-ab12"
     folder.mkdir(parents=True)

@@ -18,16 +18,10 @@ import pytest
 from captionapp.captioning.versions import ModelVersions
 from tests.marked import MARKS, attribution, fits, make_marked, on_page, picture
 from tests.test_gunicorn import ROOT, Server, start
-from tests.tiny_blip import make_tiny_blip
 from tests.waiting import until
 
 pytestmark = pytest.mark.server
 __all__ = ["start"]  # the fixture
-
-
-@pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_blip(tmp_path_factory.mktemp("checkpoint") / "tiny")
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ from captionapp.settings import Settings
 from captionapp.training import compare
 from captionapp.training.dataset import FeedbackDataset
 from tests.judging import SAID, Reader, Scene, add_version, imagefolder, refused
-from tests.tiny_blip import make_tiny_blip
 
 
 @pytest.fixture
@@ -327,11 +326,6 @@ def test_a_folder_is_judged_without_the_gate_and_beside_its_report(scene: Scene)
     assert promotion.report("v1") == kept
     (file,) = (scene.folder / "evaluations").glob("v1--named-*.json")
     assert compare.read_report(file) == report
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_blip(tmp_path_factory.mktemp("made") / "tiny")
 
 
 def test_a_fresh_process_loads_and_captions(checkpoint: Path, tmp_path: Path) -> None:

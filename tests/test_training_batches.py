@@ -12,7 +12,6 @@ from PIL import Image, ImageChops, ImageOps
 
 from captionapp.training.config import FinetuneConfig
 from tests.conftest import draw
-from tests.tiny_blip import make_tiny_blip
 
 pytest.importorskip("torch")
 
@@ -20,11 +19,10 @@ CONFIG = FinetuneConfig()
 
 
 @pytest.fixture(scope="module")
-def processor(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def processor(checkpoint: Path) -> Any:
     from transformers import AutoProcessor
 
-    folder = make_tiny_blip(tmp_path_factory.mktemp("tiny"))
-    return AutoProcessor.from_pretrained(folder, backend="pil")
+    return AutoProcessor.from_pretrained(checkpoint, backend="pil")
 
 
 def views(processor: Any, caption: str, frozen: bool, config: FinetuneConfig = CONFIG) -> set[Any]:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import string
 from pathlib import Path
+
+from tests.conftest import draw
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = (
@@ -12,6 +16,8 @@ WORDS = (
 ).split()
 #: Likely enough that captions end, and not at once.
 END_BIAS = 3.0
+#: To be described.
+PICTURES = [draw("red"), draw("blue", (30, 80)), draw("white", (200, 20))]
 
 
 def make_tiny_blip(folder: Path) -> Path:
@@ -96,3 +102,16 @@ def make_wordy_blip(folder: Path) -> Path:
         bias[model.config.text_config.sep_token_id] = END_BIAS
     model.save_pretrained(folder)
     return folder
+
+
+def end_token(checkpoint: Path) -> int:
+    config = json.loads((checkpoint / "config.json").read_text())
+    return int(config["text_config"]["sep_token_id"])
+
+
+def changed_config(checkpoint: Path, folder: Path, part: str, name: str, value: object) -> Path:
+    copied = Path(shutil.copytree(checkpoint, folder / "changed"))
+    config = json.loads((copied / "config.json").read_text())
+    config[part][name] = value
+    (copied / "config.json").write_text(json.dumps(config))
+    return copied

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import shutil
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from playwright.sync_api import (
 from werkzeug.serving import make_server
 
 from tests.browser.scenes import landscape
+from tests.hanging import cookie, hang
 
 QUIET_ARGUMENTS = [
     "--disable-gpu",
@@ -90,7 +92,7 @@ class Visitor:
     """A page of a fresh browser profile, and everything the browser complained about."""
 
     page: Page
-    complaints: list[str] = field(default_factory=list)
+    complaints: list[str] = dataclasses.field(default_factory=list)
     expected: tuple[str, ...] = ()
 
     def unexpected(self) -> list[str]:
@@ -125,6 +127,33 @@ def visit(browser: Browser) -> Iterator[Callable[..., Visitor]]:
     for context in contexts:
         context.close()
     assert [visitor.unexpected() for visitor in visitors] == [[] for _ in visitors]
+
+
+@pytest.fixture
+def open_gallery(app: Flask, running: Any, visit: Any) -> Callable[..., Page]:
+    """``open_gallery(count)`` is the page of a browser that holds so many pictures."""
+
+    def open_it(count: int, path: str = "/history", expected: Any = (), **options: Any) -> Page:
+        hang(app, count)
+        address = running(app)
+        visitor = visit(address, **options)
+        visitor.expected = expected
+        visitor.page.context.add_cookies(
+            [{"name": "session", "value": cookie(app), "url": address}]
+        )
+        visitor.page.goto(path)
+        return visitor.page
+
+    return open_it
+
+
+def said(app: Flask) -> list[str]:
+    return [row.feedback for row in app.extensions["captionapp"].feedback.rows()]
+
+
+def field(page: Page) -> Locator:
+    """Of the correction that is open."""
+    return page.locator(".correct[open] textarea")
 
 
 def look_again(page: Page, awaited: Locator) -> None:

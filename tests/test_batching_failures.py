@@ -1,0 +1,154 @@
+"""What fails, is given up, or comes too late: alone, without taking others along."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import CancelledError
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from captionapp.captioning.batching import CaptionQueue
+from captionapp.errors import CaptionFailed, ModelUnavailable, QueueFull
+from tests.conftest import FakeCaptioner, draw
+from tests.queueing import PLAIN, FussyCaptioner, Service, submit
+
+
+def test_a_picture_at_hand_that_cannot_be_prepared_fails_in_its_turn(
+    make_queue: Callable[..., CaptionQueue],
+) -> None:
+    captioner = FakeCaptioner()
+
+    def prepare(image: Image.Image) -> Image.Image:
+        raise CaptionFailed("too odd")
+
+    captioner.prepare = prepare  # type: ignore[method-assign]
+    queue = make_queue(Service(captioner))
+    with queue.reserve(1) as places:
+        odd = places.submit(draw, PLAIN, picture=draw())
+    with pytest.raises(CaptionFailed, match="too odd"):
+        odd.result(10)
+    assert queue.depth == 0
+
+
+def test_a_request_that_is_refused_in_its_turn_fails_alone(
+    make_queue: Callable[..., CaptionQueue],
+) -> None:
+    captioner = FakeCaptioner()
+    queue = make_queue(Service(captioner))
+
+    def refuse() -> None:
+        raise CaptionFailed("nobody waits")
+
+    with queue.reserve(2) as reservation:
+        refused = reservation.submit(draw, PLAIN, begin=refuse)
+        good = reservation.submit(draw, PLAIN)
+    assert good.result(10).text == "a red ball"
+    with pytest.raises(CaptionFailed, match="nobody waits"):
+        refused.result(10)
+    assert sum(size for size, _ in captioner.calls) == 1
+
+
+def test_a_call_that_fails_fails_alone(make_queue: Callable[..., CaptionQueue]) -> None:
+    queue = make_queue(Service(FakeCaptioner()), size=1)
+
+    def fail(captioner: Any, image: Any) -> None:
+        raise CaptionFailed("not these words")
+
+    with queue.reserve(1) as reservation:
+        failed = reservation.call(draw, fail)
+    with pytest.raises(CaptionFailed, match="not these words"):
+        failed.result(10)
+    assert submit(queue).result(10).text == "a red ball"
+
+
+def test_one_bad_picture_fails_alone(make_queue: Callable[..., CaptionQueue]) -> None:
+    service = Service(FussyCaptioner())
+    service.gate.clear()
+    queue = make_queue(service)
+    submit(queue)
+    good, bad = submit(queue), submit(queue, width=1)
+    service.gate.set()
+    assert good.result(10).text == "a red ball"
+    with pytest.raises(CaptionFailed):
+        bad.result(10)
+
+
+def test_a_picture_that_cannot_be_read_fails_alone(
+    make_queue: Callable[..., CaptionQueue],
+) -> None:
+    captioner = FakeCaptioner()
+    queue = make_queue(Service(captioner))
+
+    def unreadable() -> Image.Image:
+        raise FileNotFoundError("gone")
+
+    with queue.reserve(2) as reservation:
+        bad = reservation.submit(unreadable, PLAIN)
+        good = reservation.submit(draw, PLAIN)
+    assert good.result(10).text == "a red ball"
+    with pytest.raises(FileNotFoundError):
+        bad.result(10)
+    assert [number for number, _ in captioner.calls] == [1]
+
+
+def test_a_model_that_is_not_there_is_an_error_of_each_future_and_the_queue_goes_on(
+    make_queue: Callable[..., CaptionQueue],
+) -> None:
+    service = Service(ModelUnavailable("no weights"))
+    queue = make_queue(service)
+    with pytest.raises(ModelUnavailable, match="no weights"):
+        submit(queue).result(10)
+    service.held = FakeCaptioner()
+    assert submit(queue).result(10).text == "a red ball"
+
+
+def test_a_cancelled_request_is_not_captioned(make_queue: Callable[..., CaptionQueue]) -> None:
+    captioner = FakeCaptioner()
+    service = Service(captioner)
+    service.gate.clear()
+    queue = make_queue(service, batch_size=1)
+    submit(queue)
+    while queue.depth:
+        threading.Event().wait(0.01)
+    given_up, last = submit(queue), submit(queue)
+    assert given_up.cancel()
+    service.gate.set()
+    last.result(10)
+    assert len(captioner.calls) == 2
+
+
+def test_closing_makes_what_waits_and_takes_nothing_more(
+    make_queue: Callable[..., CaptionQueue],
+) -> None:
+    service = Service(FakeCaptioner())
+    service.gate.clear()
+    queue = make_queue(service, batch_size=1)
+    futures = [submit(queue) for _ in range(3)]
+    closing = threading.Thread(target=queue.close, args=(10,))
+    closing.start()
+    while not queue._closing:
+        threading.Event().wait(0.01)
+    with pytest.raises(QueueFull):
+        queue.reserve(1)
+    service.gate.set()
+    closing.join(10)
+    assert all(future.result(0).text == "a red ball" for future in futures)
+    assert not any(thread.is_alive() for thread in queue._threads)
+
+
+def test_what_is_not_made_in_time_is_cancelled(make_queue: Callable[..., CaptionQueue]) -> None:
+    service = Service(FakeCaptioner())
+    service.gate.clear()
+    queue = make_queue(service, batch_size=1)
+    submit(queue)
+    while queue.depth:
+        threading.Event().wait(0.01)
+    waiting = submit(queue)
+    assert not queue.close(0.05)
+    with pytest.raises(CancelledError):
+        waiting.result(1)
+    service.gate.set()
+    assert queue.close(10)
