@@ -21,7 +21,8 @@ NICENESS = 15
 def start(arguments: Sequence[str], instance: Path, log: Path) -> dict[str, Any]:
     """Start ``flask`` with these arguments on this instance folder; what it prints goes to ``log``.
 
-    It has its own session, so that signals to this process do not reach it, and a low priority.
+    It has its own session, so that signals to this process do not reach it, and a low priority. It
+    is where this process is: what settings say of a folder means the same to it.
     Returns what tells it from any other process, for ``lives``.
 
     Raises:
@@ -30,8 +31,7 @@ def start(arguments: Sequence[str], instance: Path, log: Path) -> dict[str, Any]
     environment = {name: value for name, value in os.environ.items() if name not in SERVER_ONLY}
     with log.open("wb") as stream:
         process = subprocess.Popen(
-            [sys.executable, "-m", "flask", "--app", "wsgi", *arguments],
-            cwd=ROOT,
+            [sys.executable, "-m", "flask", "--app", str(ROOT / "wsgi.py"), *arguments],
             env=environment | {"CAPTIONAPP_INSTANCE": str(instance.resolve())},
             stdin=subprocess.DEVNULL,
             stdout=stream,

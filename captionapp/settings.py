@@ -48,6 +48,11 @@ def _boolean_or_absent(value: object) -> object:
     return False if value == "" else value
 
 
+def _absolute(value: str) -> str:
+    """A folder as it is seen from where the process was started; none stays none."""
+    return str(Path(value).absolute()) if value else ""
+
+
 Flag = Annotated[bool, BeforeValidator(_boolean_or_absent)]
 
 
@@ -185,6 +190,7 @@ class Settings(BaseModel):
     ] = 0
     retain: Annotated[
         str,
+        AfterValidator(_absolute),
         Field(
             description="Imagefolder that trainings started from the page must not unlearn; "
             "versions that retained nothing are judged by it, too."

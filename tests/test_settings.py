@@ -148,3 +148,13 @@ def test_a_database_that_is_none_stops_the_start_with_a_sentence(tmp_path: Path)
     (tmp_path / "instance" / "captionapp.db").write_text("this is no database, however long" * 99)
     with pytest.raises(InvalidSetting, match="captionapp.db cannot be used"):
         create_app()
+
+
+def test_a_folder_to_retain_is_seen_from_where_the_process_was_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So is the instance folder; a training that is started from the page may be elsewhere."""
+    monkeypatch.chdir(tmp_path)
+    for given, meant in (("kept", str(tmp_path / "kept")), ("/kept", "/kept"), ("", "")):
+        monkeypatch.setenv("CAPTIONAPP_RETAIN", given)
+        assert settings.load()[0].retain == meant

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from captionapp import atomic, detached
-from captionapp.errors import NotFound, TrainingBusy, TrainingFailed, TrainingStopped
+from captionapp.errors import NotFound, TooFewRows, TrainingBusy, TrainingFailed, TrainingStopped
 from captionapp.training.config import Progress
-from captionapp.training.runs import TrainingRuns
+from captionapp.training.runs import PLAN, TrainingRuns
 
 HOLD = """
 import sys, time
@@ -73,10 +73,17 @@ def test_a_run_tells_how_it_goes_and_how_it_ended(runs: TrainingRuns) -> None:
 def test_what_ends_a_training_is_its_status(
     runs: TrainingRuns, error: BaseException, status: str, message: str
 ) -> None:
-    with pytest.raises(type(error)), runs.begin():
+    with pytest.raises(type(error)), runs.begin() as run:
+        (run.folder / PLAN).touch()
         raise error
     latest = runs.latest()
     assert latest and latest.status == status and message in latest.message
+
+
+def test_a_run_that_is_refused_before_it_has_a_plan_leaves_nothing(runs: TrainingRuns) -> None:
+    with pytest.raises(TooFewRows), runs.begin():
+        raise TooFewRows("There are 2 corrected pictures.")
+    assert not [path for path in runs.folder.iterdir() if path.is_dir()]
 
 
 def test_a_second_training_is_refused_whatever_process_asks(runs: TrainingRuns) -> None:

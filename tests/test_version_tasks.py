@@ -10,6 +10,7 @@ import pytest
 
 from captionapp import detached
 from captionapp.errors import TaskBusy
+from captionapp.settings import ROOT
 from captionapp.version_tasks import Task, VersionTasks
 from tests.waiting import until
 
@@ -21,7 +22,6 @@ def pretend(monkeypatch: pytest.MonkeyPatch, program: str) -> None:
     start = subprocess.Popen
 
     def instead(command: list[str], **options: Any) -> Any:
-        options["cwd"] = Path(__file__).parent
         return start([sys.executable, "-c", program, *command[1:]], **options)
 
     monkeypatch.setattr("captionapp.detached.subprocess.Popen", instead)
@@ -44,18 +44,20 @@ def test_a_task_is_the_command_on_this_instance(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: Task, reason: str, words: list[str]
 ) -> None:
     program = (
-        "import json, os, sys; print(json.dumps([sys.argv[1:],"
+        "import json, os, sys; print(json.dumps([sys.argv[1:], os.getcwd(),"
         " os.environ['CAPTIONAPP_INSTANCE'], 'PROMETHEUS_MULTIPROC_DIR' in os.environ]))"
     )
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    monkeypatch.chdir(tmp_path)  # where settings say that a folder is, it is for the command
     pretend(monkeypatch, program)
     tasks = VersionTasks(tmp_path)
     assert tasks.start(task, "v1", reason).version == "v1"
     until(lambda: ended(tasks))
     state = tasks.latest()
     assert state is not None
-    argv, instance, counted = json.loads(state.last_line)
-    assert argv == ["-m", "flask", "--app", "wsgi", *words]
+    argv, folder, instance, counted = json.loads(state.last_line)
+    assert argv == ["-m", "flask", "--app", str(ROOT / "wsgi.py"), *words]
+    assert Path(folder) == tmp_path
     assert (Path(instance), counted) == (tmp_path, False)
     assert (state.task, state.refusal) == (task, "")
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -15,15 +17,29 @@ if TYPE_CHECKING:
 FILE = "checkpoint.pt"
 
 
+@dataclass
+class State:
+    """Where a training is: what a checkpoint holds besides weights and Adam's moments."""
+
+    step: int = 0
+    seconds: float = 0.0  # of training, all its parts together
+    loss: float = math.nan  # of the corrections, a running mean
+    first_held_out_loss: float | None = None  # of the version that it started from
+    held_out_loss: float | None = None  # at the last look
+    best_held_out_loss: float = math.inf
+    best_step: int = 0
+    looks_without_gain: int = 0
+
+
 def save(
     run_folder: Path,
     learner: Learner,
-    state: dict[str, Any],
+    state: State,
     on_skip: Callable[[str], None],
 ) -> None:
     """Replace the checkpoint; if there is no room for it, say so and leave the old one."""
     content = {
-        "state": state,
+        "state": asdict(state),
         "trained": {name: p.detach() for name, p in learner.trained.items()},
         "best": learner.best,
         "optimizer": learner.optimizer.state_dict(),
@@ -41,21 +57,21 @@ def save(
         on_skip(f"A checkpoint could not be saved and is left out: {error}")
 
 
-def load(run_folder: Path, learner: Learner, on_skip: Callable[[str], None]) -> dict[str, Any]:
-    """Give the learner what was saved; the state that was saved with it, empty if nothing was or
-    it is not this learner's. Then the learner is as it was."""
+def load(run_folder: Path, learner: Learner, on_skip: Callable[[str], None]) -> State:
+    """Give the learner what was saved; the state that was saved with it, a new one if nothing was
+    or it is not this learner's. Then the learner is as it was."""
     path = run_folder / FILE
     try:
         content = torch.load(path, weights_only=True)
-        state: dict[str, Any] = content["state"]
+        state = State(**content["state"])  # an older release may have had other fields
         best, saved = content["best"], content["trained"]
         weights = {name: saved[name].view_as(p) for name, p in learner.trained.items()}
         learner.optimizer.load_state_dict(content["optimizer"])  # all of it or nothing
     except FileNotFoundError:
-        return {}
+        return State()
     except Exception as error:  # of a broken file almost anything can be raised
-        on_skip(f"{path} cannot be read, so the training begins anew: {error}")
-        return {}
+        on_skip(f"{path} cannot be used, so the training begins anew: {error}")
+        return State()
     with torch.no_grad():
         for name, parameter in learner.trained.items():
             parameter.copy_(weights[name])

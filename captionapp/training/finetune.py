@@ -22,11 +22,13 @@ from captionapp.captioning.versions import ModelVersion
 from captionapp.errors import TrainingFailed, TrainingStopped
 from captionapp.training import checkpoints
 from captionapp.training.batches import Batches
+from captionapp.training.checkpoints import State
 from captionapp.training.config import FinetuneConfig, Progress
 from captionapp.training.dataset import Example
 from captionapp.training.features import FILE as SEEN_FILE
 from captionapp.training.features import Features
 from captionapp.training.learner import Learner
+from captionapp.training.runs import UNFINISHED
 
 __all__ = ["FinetuneConfig", "Progress", "TrainedCheckpoint", "finetune"]
 
@@ -42,20 +44,6 @@ class TrainedCheckpoint:
 
     folder: Path
     figures: dict[str, Any]
-
-
-@dataclass
-class State:
-    """Where a training is: what a checkpoint holds besides weights and Adam's moments."""
-
-    step: int = 0
-    seconds: float = 0.0  # of training, all its parts together
-    loss: float = math.nan  # of the corrections, a running mean
-    first_held_out_loss: float | None = None  # of the version that it started from
-    held_out_loss: float | None = None  # at the last look
-    best_held_out_loss: float = math.inf
-    best_step: int = 0
-    looks_without_gain: int = 0
 
 
 class Pace:
@@ -128,7 +116,7 @@ def finetune(
     steps_a_pass = math.ceil(len(train) / config.batch_size)
     steps = max(1, round(config.epochs * steps_a_pass))
 
-    state = State(**checkpoints.load(run_folder, learner, on_skip))
+    state = checkpoints.load(run_folder, learner, on_skip)
     if held_out and state.first_held_out_loss is None:
         state.first_held_out_loss = learner.loss(batches.as_they_are(held_out))
     began = time.monotonic() - state.seconds
@@ -154,7 +142,7 @@ def finetune(
 
         stop = should_stop()
         if stop or now - saved > config.checkpoint_seconds:
-            checkpoints.save(run_folder, learner, asdict(state), on_skip)
+            checkpoints.save(run_folder, learner, state, on_skip)
             saved = time.monotonic()
         if stop:
             raise TrainingStopped(
@@ -165,11 +153,11 @@ def finetune(
             reported = now
             on_progress(_progress(state, config, steps, steps_a_pass, pace))
 
-    checkpoints.save(run_folder, learner, asdict(state), on_skip)  # storing it may fail
+    checkpoints.save(run_folder, learner, state, on_skip)  # storing it may fail
     learner.take_best()
     learner.step_back()
     return TrainedCheckpoint(
-        learner.export(run_folder / "version", start), _figures(state, steps, config)
+        learner.export(run_folder / UNFINISHED, start), _figures(state, steps, config)
     )
 
 

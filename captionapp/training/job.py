@@ -30,14 +30,12 @@ from captionapp.training.dataset import (
     read_imagefolder,
 )
 from captionapp.training.retained import keep_on_side, split_retained
-from captionapp.training.runs import Run, TrainingRuns
+from captionapp.training.runs import PLAN, Run, TrainingRuns
 from captionapp.training.split import Side, Sides
 
 if TYPE_CHECKING:
     from captionapp.captioning.versions import ModelVersion, ModelVersions
     from captionapp.workflow import Workflow
-
-PLAN = "plan.json"
 
 #: Told, in a sentence, of what is left out.
 OnSkip = Callable[[str], None]

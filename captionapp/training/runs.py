@@ -31,10 +31,12 @@ from captionapp.training.config import Progress
 
 #: How long a started process may wait for the one that started it to let go of the lock.
 HANDOVER_SECONDS = 30.0
+#: What a run trains on what; without it there is nothing to go on with.
+PLAN = "plan.json"
 #: Files of a run that only matter until the next one begins; they may have gigabytes.
 _BULKY = ("checkpoint.pt", "seen.bin")
 #: Folder of a run in which its version is written until it is whole and moves away.
-_UNFINISHED = "version"
+UNFINISHED = "version"
 _FINETUNE = ("model", "finetune")
 _RUN_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}")
 
@@ -153,7 +155,7 @@ class TrainingRuns:
 
         ``handed_over`` by ``start_detached``: whoever wanted it to stop since then still does. What
         ends the block decides: ``TrainingStopped`` makes the run stopped, another error
-        failed, and its end done.
+        failed, and its end done. A new run that is refused before it has a plan leaves nothing.
 
         Raises:
             TrainingBusy: if one is under way.
@@ -171,7 +173,10 @@ class TrainingRuns:
                 run._set("stopped", str(error))
                 raise
             except CaptionAppError as error:
-                run._set("failed", str(error))
+                if run_id is None and not (run.folder / PLAN).exists():
+                    shutil.rmtree(run.folder, ignore_errors=True)  # refused before it had begun
+                else:
+                    run._set("failed", str(error))
                 raise
             except BaseException as error:
                 run._set("failed", f"The training ended with {type(error).__name__}: {error}")
@@ -210,7 +215,7 @@ class TrainingRuns:
             for file in self.folder.glob(f"*/{name}*"):
                 if file.parent != run.folder or file.suffix == ".tmp":
                     file.unlink(missing_ok=True)
-        for folder in self.folder.glob(f"*/{_UNFINISHED}"):
+        for folder in self.folder.glob(f"*/{UNFINISHED}"):
             if folder.parent != run.folder:
                 shutil.rmtree(folder, ignore_errors=True)
 

@@ -100,6 +100,7 @@ def test_what_cannot_be_done_is_a_sentence(
     result = invoke(tiny, *arguments)
     assert result.exit_code != 0
     assert sentence in result.output and "Traceback" not in result.output
+    assert not [*runs_of(tiny).folder.glob("*-*")]  # nor is anything left of it
 
 
 def test_the_rate_is_that_of_the_method_in_use() -> None:
