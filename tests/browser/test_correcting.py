@@ -44,6 +44,8 @@ def test_fifty_corrections_by_keyboard(app, open_gallery):
     for number in range(1, 51):
         expect(field(page)).to_have_value(f"ball number {number}")
         expect(field(page)).to_be_focused()
+        # A page that has just come has the field before it has the keys; they are told of then.
+        expect(page.locator(".correct[open] .hints")).to_be_visible()
         page.keyboard.press("Control+A")
         page.keyboard.type(f"kite {number}")
         page.keyboard.press("Enter")
