@@ -241,9 +241,8 @@ class CaptionQueue:
                 if self._is_over():
                     return []
                 self._changed.wait()
-            # Who was answered together may send the next ones together.
             if self._last_batch > 1 or self._waiting or self._preparing:
-                self._changed.wait_for(self._is_full, GATHER_SECONDS)
+                self._gather()
             if not self._prepared:  # cancelled at closing
                 return self._next_batch()
             batch = self._going_together()
@@ -251,6 +250,17 @@ class CaptionQueue:
             self._last_batch = len(batch)
             self._tell()
         return batch
+
+    def _gather(self) -> None:
+        """Wait for others that may still go with the next batch: called with the condition held."""
+        # Who was answered together may send the next ones together.
+        self._changed.wait_for(self._is_full, GATHER_SECONDS)
+        # Pictures that are being taken in keep the processor busy until they come. None waits for
+        # them longer than the last batch took.
+        self._changed.wait_for(
+            lambda: self._is_full() or self._taken <= len(self._prepared),
+            max(0.0, self._pace * self._last_batch - GATHER_SECONDS),
+        )
 
     def _going_together(self) -> list[_Request]:
         first = self._prepared[0]
