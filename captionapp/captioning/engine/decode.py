@@ -11,13 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from transformers import (
     GenerationConfig,
     LogitsProcessor,
-    LogitsProcessorList,
     MinNewTokensLengthLogitsProcessor,
     NoBadWordsLogitsProcessor,
     NoRepeatNGramLogitsProcessor,
@@ -77,9 +76,9 @@ def search(
     return _greedy(decoding, given, config, processors)
 
 
-def _processors(config: GenerationConfig, prefix_length: int) -> LogitsProcessorList:
+def _processors(config: GenerationConfig, prefix_length: int) -> list[LogitsProcessor]:
     """What changes the scores of a step, in the order in which ``generate()`` does it."""
-    found = LogitsProcessorList()
+    found: list[LogitsProcessor] = []
     if config.sequence_bias:
         found.append(SequenceBiasLogitsProcessor(config.sequence_bias))
     if config.repetition_penalty and config.repetition_penalty != 1:
@@ -100,6 +99,16 @@ def _processors(config: GenerationConfig, prefix_length: int) -> LogitsProcessor
     return found
 
 
+def _changed(
+    processors: Sequence[LogitsProcessor], rows: torch.Tensor, scores: torch.Tensor
+) -> torch.Tensor:
+    """As ``LogitsProcessorList``, which looks up the parameters of each processor in every step:
+    0.1 ms of 3 for a single row."""
+    for process in processors:
+        scores = process(rows, scores)
+    return scores
+
+
 class _Suppressed(LogitsProcessor):
     """``SuppressTokensLogitsProcessor``, which goes through the whole vocabulary in every step: for
     the shipped checkpoint 0.5 ms of a step of 8."""
@@ -112,7 +121,10 @@ class _Suppressed(LogitsProcessor):
 
 
 def _greedy(
-    decoding: Decoding, rows: torch.Tensor, config: GenerationConfig, processors: Any
+    decoding: Decoding,
+    rows: torch.Tensor,
+    config: GenerationConfig,
+    processors: list[LogitsProcessor],
 ) -> list[Decoded]:
     prefix_length = rows.shape[1]
     numbers = torch.arange(len(rows))
@@ -120,7 +132,7 @@ def _greedy(
     log_p = torch.zeros(len(rows), 0, dtype=_LOG_P)
     logits = decoding.step(rows)
     while True:
-        chosen = processors(rows, logits).argmax(-1, keepdim=True)
+        chosen = _changed(processors, rows, logits).argmax(-1, keepdim=True)
         log_p = torch.cat([log_p, _log_p(logits, chosen)], 1)
         rows = torch.cat([rows, chosen], 1)
         done = chosen[:, 0] == config.eos_token_id
@@ -167,7 +179,10 @@ class _Beams:
 
 
 def _beams(
-    decoding: Decoding, given: torch.Tensor, config: GenerationConfig, processors: Any
+    decoding: Decoding,
+    given: torch.Tensor,
+    config: GenerationConfig,
+    processors: list[LogitsProcessor],
 ) -> list[Decoded]:
     pictures, prefix_length = given.shape
     beams = config.num_beams
@@ -217,14 +232,14 @@ def _beams(
 
 
 def _candidates(
-    running: _Beams, logits: torch.Tensor, now: int, processors: Any
+    running: _Beams, logits: torch.Tensor, now: int, processors: list[LogitsProcessor]
 ) -> tuple[_Beams, torch.Tensor]:
     """The 2 x beams best continuations of each picture, and the beam (pictures, 2 x beams) that
     each continues. So many, because at most one of a beam's ends it: enough are left to run on."""
     pictures, beams = running.scores.shape
     vocabulary = logits.shape[-1]
     plain = logits.log_softmax(-1)
-    scores = processors(running.rows[:, :, :now].flatten(0, 1), plain)
+    scores = _changed(processors, running.rows[:, :, :now].flatten(0, 1), plain)
     scores = (scores.view(pictures, beams, vocabulary) + running.scores[..., None]).flatten(1)
     best, which = scores.topk(2 * beams)
     origin = which // vocabulary
