@@ -62,11 +62,16 @@ class JobRecords:
             )
         return True
 
-    def take(self, image_id: str, options: str) -> bool:
-        """Its turn has come. Returns ``False`` if the job was dropped, or taken over, meanwhile."""
-        mine = {"picture": image_id, "asked": options, "by": self.owner}
+    def take(self, jobs: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:
+        """The turn of these (image_id, options key) has come. Returns those that were not dropped,
+        or taken over, meanwhile."""
+        mine = {"by": self.owner, "now": _now()}
         with self._records.write() as session:
-            return session.execute(_TAKE, mine | {"now": _now()}).first() is not None
+            return {
+                (image_id, options)
+                for image_id, options in jobs
+                if session.execute(_TAKE, mine | {"picture": image_id, "asked": options}).first()
+            }
 
     def drop(self, image_id: str, options: str, contributor: str | None) -> bool:
         """Forget a job of this process that has not been begun, if there is one that no browser

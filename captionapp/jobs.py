@@ -57,6 +57,7 @@ class CaptionJobs:
         self.store = store
         self.service = service
         self.queue = queue
+        queue.take = self.records.take  # whoever does not want a description any more is left out
         self.metrics = metrics
         # Threads that only wait: some are always left for the other requests.
         self._waiters = threading.BoundedSemaphore(max(1, settings.threads // 2))
@@ -173,7 +174,7 @@ class CaptionJobs:
         future = reservation.submit(
             lambda: self.store.load(image_id),
             options,
-            begin=lambda: self._take(*key),
+            name=key,
             picture=picture,
         )
         future.add_done_callback(lambda done: _add_times(work, queued_at, done))
@@ -200,11 +201,6 @@ class CaptionJobs:
         except RuntimeError:  # closed; whoever looks at the picture next has it described
             logger.warning("the caption of picture %s came too late to be recorded", key[0])
             self._end(key, finished)
-
-    def _take(self, image_id: str, options: str) -> None:
-        """Its turn has come. Runs in the queue's thread."""
-        if not self.records.take(image_id, options):
-            raise Dropped("Nobody waits for this description any more.")
 
     def _finish(
         self, key: tuple[str, str], finished: threading.Event, future: Future[Caption]

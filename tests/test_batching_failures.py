@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from captionapp.captioning.batching import CaptionQueue
-from captionapp.errors import CaptionFailed, ModelUnavailable, QueueFull
+from captionapp.captioning.batching import CaptionQueue, JobName
+from captionapp.errors import CaptionFailed, Dropped, ModelUnavailable, QueueFull
 from tests.conftest import FakeCaptioner, draw
 from tests.queueing import PLAIN, FussyCaptioner, Service, submit
 
@@ -33,22 +33,51 @@ def test_a_picture_at_hand_that_cannot_be_prepared_fails_in_its_turn(
     assert queue.depth == 0
 
 
-def test_a_request_that_is_refused_in_its_turn_fails_alone(
+def test_what_nobody_wants_in_its_turn_is_dropped_alone(
     make_queue: Callable[..., CaptionQueue],
 ) -> None:
     captioner = FakeCaptioner()
-    queue = make_queue(Service(captioner))
+    service = Service(captioner)
+    service.gate.clear()
+    queue = make_queue(service)
+    asked: list[list[str]] = []
 
-    def refuse() -> None:
-        raise CaptionFailed("nobody waits")
+    def take(names: Sequence[JobName]) -> set[JobName]:
+        asked.append([image_id for image_id, _ in names])
+        return {name for name in names if name[0] != "unwanted"}
 
-    with queue.reserve(2) as reservation:
-        refused = reservation.submit(draw, PLAIN, begin=refuse)
-        good = reservation.submit(draw, PLAIN)
-    assert good.result(10).text == "a red ball"
-    with pytest.raises(CaptionFailed, match="nobody waits"):
-        refused.result(10)
-    assert sum(size for size, _ in captioner.calls) == 1
+    queue.take = take
+    futures = [submit(queue)]  # goes to the gate at once, alone, and has no name
+    while queue.depth:
+        threading.Event().wait(0.01)
+    with queue.reserve(3) as reservation:
+        for image_id in ("unwanted", "one", "two"):
+            futures.append(reservation.submit(draw, PLAIN, name=(image_id, "")))
+    while queue._waiting or queue._preparing:
+        threading.Event().wait(0.01)
+    service.gate.set()
+    first, unwanted, one, two = futures
+    assert [future.result(10).text for future in (first, one, two)] == ["a red ball"] * 3
+    with pytest.raises(Dropped):
+        unwanted.result(10)
+    assert asked == [["unwanted", "one", "two"]]  # together
+    assert [size for size, _ in captioner.calls] == [1, 2]
+
+
+def test_a_batch_that_cannot_be_asked_about_fails_and_the_queue_goes_on(
+    make_queue: Callable[..., CaptionQueue],
+) -> None:
+    queue = make_queue(Service(FakeCaptioner()))
+
+    def take(names: Sequence[JobName]) -> set[JobName]:
+        raise OSError("the disk is gone")
+
+    queue.take = take
+    with queue.reserve(1) as reservation:
+        failed = reservation.submit(draw, PLAIN, name=("p1", ""))
+    with pytest.raises(OSError, match="the disk is gone"):
+        failed.result(10)
+    assert submit(queue).result(10).text == "a red ball"
 
 
 def test_a_call_that_fails_fails_alone(make_queue: Callable[..., CaptionQueue]) -> None:

@@ -41,3 +41,18 @@ def test_a_job_ends_with_its_caption_or_its_problem(records: Records, jobs: JobR
 
 def test_no_job_for_a_picture_that_is_gone(jobs: JobRecords) -> None:
     assert not jobs.begin("p1", KEY, 60)
+
+
+def test_only_waiting_jobs_of_this_process_are_taken_each_once(
+    records: Records, jobs: JobRecords
+) -> None:
+    for image_id in ("p1", "p2", "p3"):
+        hold(records, image_id, "anna")
+    jobs.begin("p1", KEY, 60)
+    jobs.begin("p2", KEY, 60)
+    jobs.fail("p2", KEY, "no luck")
+    JobRecords(records).begin("p3", KEY, 60)  # another process
+    names = [(image_id, KEY) for image_id in ("p1", "p2", "p3", "gone")]
+    assert jobs.take(names) == {("p1", KEY)}
+    assert jobs.of(["p1"])["p1", KEY].ahead is None
+    assert jobs.take(names) == set()

@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -21,7 +21,7 @@ from PIL import Image
 
 from captionapp.captioning.captioner import Caption, Captioner, DecodeOptions
 from captionapp.captioning.service import ModelService
-from captionapp.errors import ModelUnavailable, QueueFull
+from captionapp.errors import Dropped, ModelUnavailable, QueueFull
 from captionapp.sentences import Sentence
 
 logger = logging.getLogger(__name__)
@@ -32,6 +32,8 @@ GATHER_SECONDS = 0.02
 RETRY_SECONDS = 5.0
 
 T = TypeVar("T")
+#: (image_id, options key) of a job, see ``jobs``.
+JobName = tuple[str, str]
 
 
 class Observer(Protocol):
@@ -53,8 +55,8 @@ class _Request:
     """A caption with these options, or, without options, what ``call`` makes of the picture.
 
     ``image`` and ``captioner`` are there once it is prepared, for that captioner, or ``error`` why
-    it could not be. ``begin`` is called in its turn, and may still refuse by raising. ``load``
-    reads the picture from where it is stored, so that what waits holds a small one at most.
+    it could not be. ``name`` is what the queue's ``take`` is asked for in its turn. ``load`` reads
+    the picture from where it is stored, so that what waits holds a small one at most.
     """
 
     load: Callable[[], Image.Image]
@@ -62,7 +64,7 @@ class _Request:
     call: Callable[[Captioner, Image.Image], Any] | None = None
     future: Future[Any] = field(default_factory=Future)
     submitted: float = field(default_factory=time.monotonic)
-    begin: Callable[[], None] = lambda: None
+    name: JobName | None = None
     image: Image.Image | None = None
     error: Exception | None = None
     captioner: Captioner | None = None
@@ -95,6 +97,8 @@ class CaptionQueue:
         self._size = size
         self._batch_size = batch_size
         self._observer = observer
+        #: Called with the names of a batch in its turn; those that it does not return are dropped.
+        self.take: Callable[[Sequence[JobName]], Collection[JobName]] = lambda names: names
         self._waiting: deque[_Request] = deque()
         self._preparing = 0
         self._prepared: deque[_Request] = deque()
@@ -218,7 +222,7 @@ class CaptionQueue:
         while batch := self._next_batch():
             try:
                 self._follow_promotion(batch)
-                begun = [request for request in batch if _begin(request)]
+                begun = self._begin(batch)
                 if begun:
                     self._make(begun)
             except Exception:  # the thread must outlive whatever a batch does
@@ -226,6 +230,23 @@ class CaptionQueue:
                 _fail(batch, RuntimeError("the batch failed"))
             finally:
                 self._give_back(len(batch))
+
+    def _begin(self, batch: list[_Request]) -> list[_Request]:
+        """Those that can be captioned, now that their turn has come; of the others the futures say
+        why. They are asked about together: the model waits for the disk once."""
+        running = [one for one in batch if one.future.set_running_or_notify_cancel()]
+        names = [one.name for one in running if one.name is not None]
+        try:
+            taken = self.take(names) if names else ()
+        except Exception as error:
+            _fail(running, error)
+            return []
+        for one in running:
+            if one.name is not None and one.name not in taken:
+                one.future.set_exception(Dropped("Nobody waits for this description any more."))
+            elif one.error:
+                one.future.set_exception(one.error)
+        return [one for one in running if not one.future.done()]
 
     def _follow_promotion(self, batch: list[_Request]) -> None:
         """Prepare anew what was prepared for a version that is no longer served."""
@@ -321,16 +342,16 @@ class Reservation:
         self,
         load: Callable[[], Image.Image],
         options: DecodeOptions,
-        begin: Callable[[], None] = lambda: None,
+        name: JobName | None = None,
         picture: Image.Image | None = None,
     ) -> Future[Caption]:
         """Use one place. ``load`` gives the RGB picture some time before its turn, unless the
-        ``picture`` is at hand; ``begin`` is called in its turn and may refuse by raising; both in
-        threads of the queue.
+        ``picture`` is at hand, in a thread of the queue. ``name`` is what the queue's ``take`` is
+        asked for in its turn.
 
         The future holds the caption, or what went wrong; never an error as a caption.
         """
-        request = _Request(load, options, begin=begin)
+        request = _Request(load, options, name=name)
         if picture is not None:
             self._queue._prepare(request, picture)
         return self._use(request)
@@ -359,20 +380,6 @@ class Reservation:
     ) -> None:
         self._queue._give_back(self._places)
         self._places = 0
-
-
-def _begin(request: _Request) -> bool:
-    """Whether it can be captioned, now that its turn has come; if not, its future says why."""
-    if not request.future.set_running_or_notify_cancel():
-        return False
-    try:
-        request.begin()
-        if request.error:
-            raise request.error
-    except Exception as error:
-        request.future.set_exception(error)
-        return False
-    return True
 
 
 def _fail(requests: list[_Request], error: Exception) -> None:
