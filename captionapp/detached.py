@@ -86,7 +86,10 @@ def _lower_priority(pid: int) -> None:
     import psutil
 
     try:
-        nice = psutil.BELOW_NORMAL_PRIORITY_CLASS if sys.platform == "win32" else NICENESS
-        psutil.Process(pid).nice(nice)
+        process = psutil.Process(pid)
+        if sys.platform == "win32":
+            process.nice(psutil.BELOW_NORMAL_PRIORITY_CLASS)
+        else:
+            process.nice(min(19, process.nice() + NICENESS))
     except (psutil.Error, OSError):
         return  # it has ended already, or the system does not allow it: it works all the same

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -14,13 +15,18 @@ from flask import Flask
 from flask.testing import FlaskClient, FlaskCliRunner
 from PIL import Image, ImageDraw
 
-from captionapp import create_app
+from captionapp import create_app, detached
 from captionapp.captioning.batching import CaptionQueue
 from captionapp.captioning.captioner import Caption, DecodeOptions, Looks, Word
 from captionapp.captioning.versions import ModelVersion
 from captionapp.feedback.repository import CsvFeedbackRepository
 from captionapp.records import Records
 from captionapp.workflow import Workflow
+from tests.gunicorn_server import Server
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Each worker has a core: torch, which reads this when it is imported, would take all of them.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 class FakeCaptioner:
@@ -90,8 +96,6 @@ class HeldCaptioner(FakeCaptioner):
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Tests never see the settings, nor touch the instance folder, of whoever runs them."""
-    import os
-
     for name in list(os.environ):
         if name.startswith("CAPTIONAPP_"):
             monkeypatch.delenv(name)
@@ -103,6 +107,12 @@ def records(tmp_path: Path) -> Iterator[Records]:
     records = Records(tmp_path / "captionapp.db")
     yield records
     records.close()
+
+
+@pytest.fixture(autouse=True)
+def _detached_processes_are_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They give way to whatever else computes, which here is another worker's tests."""
+    monkeypatch.setattr(detached, "NICENESS", 1)
 
 
 @pytest.fixture(scope="session")
@@ -124,6 +134,24 @@ def wordy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def repository(tmp_path: Path) -> CsvFeedbackRepository:
     return CsvFeedbackRepository(tmp_path / "feedback.csv")
+
+
+@pytest.fixture
+def start_server(tmp_path: Path, checkpoint: Path) -> Iterator[Callable[..., Server]]:
+    """``start_server(*arguments, **settings)`` is a gunicorn that serves a tiny BLIP."""
+    servers: list[Server] = []
+
+    def start(*args: str, **settings: str) -> Server:
+        settings = {"model": str(checkpoint), "torch_threads": "1"} | settings
+        server = Server(tmp_path / "instance", tmp_path / "log", *args, **settings)
+        servers.append(server)
+        return server
+
+    yield start
+    for server in servers:
+        if server.process.poll() is None:
+            server.process.kill()
+            server.process.wait()
 
 
 @pytest.fixture

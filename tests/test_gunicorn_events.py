@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from captionapp import detached
-from tests.test_gunicorn import Server
+from tests.gunicorn_server import Server
 from tests.waiting import until
 
 pytestmark = pytest.mark.server

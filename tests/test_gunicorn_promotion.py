@@ -7,7 +7,7 @@ import random
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,12 +16,11 @@ from typing import Any
 import pytest
 
 from captionapp.captioning.versions import ModelVersions
+from tests.gunicorn_server import ROOT, Server
 from tests.marked import MARKS, attribution, fits, make_marked, on_page, picture
-from tests.test_gunicorn import ROOT, Server, start
 from tests.waiting import until
 
 pytestmark = pytest.mark.server
-__all__ = ["start"]  # the fixture
 
 
 @pytest.fixture
@@ -73,12 +72,14 @@ def swaps(server: Server, version: str) -> int:
     return sum(line["event"].startswith(f"serving {version} instead of") for line in server.lines())
 
 
-def test_promotion_and_rollback_under_clients(start: Any, instance: Path) -> None:
+def test_promotion_and_rollback_under_clients(
+    start_server: Callable[..., Server], instance: Path
+) -> None:
     versions = ModelVersions(instance / "models", ROOT)
     left, right = [one.name for one in versions.list()]
     assert (left[:5], right[:6]) == ("left-", "right-")
     versions.set_current(left)
-    server = start(model="", workers="2")
+    server = start_server(model="", workers="2")
     server.until_ready()
     with clients(server, 4) as answers:
         until(lambda: len(answers) > 8, 60)
