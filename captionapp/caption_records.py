@@ -59,18 +59,23 @@ class CaptionRecords:
     def add(self, image_id: str, caption: Caption) -> str | None:
         """Keep a caption, with the others made with it, and end its job. It becomes the newest.
         Returns its id; ``None`` if the picture is gone."""
-        caption_id = uuid.uuid4().hex
-        key = caption.options.key()
-        now = datetime.now(UTC).timestamp()
+        return self.add_all([(image_id, caption)])[0]
+
+    def add_all(self, made: Iterable[tuple[str, Caption]]) -> list[str | None]:
+        """``add`` captions of several pictures in one transaction: all of them, or none."""
         with self._records.write() as session:
-            if not self._records.is_there(session, image_id):
-                return None
-            for other in reversed(caption.others):  # numbers follow the order
-                row = _row(uuid.uuid4().hex, image_id, other, now, caption_id)
-                session.execute(_ADD, row)
-            session.execute(_ADD, _row(caption_id, image_id, caption, now, caption_id))
-            session.execute(_END_JOB, {"picture": image_id, "asked": key})
-            session.execute(_MAKE_STALE, {"picture": image_id})
+            return [self._add(session, image_id, caption) for image_id, caption in made]
+
+    def _add(self, session: Session, image_id: str, caption: Caption) -> str | None:
+        if not self._records.is_there(session, image_id):
+            return None
+        caption_id = uuid.uuid4().hex
+        now = datetime.now(UTC).timestamp()
+        for other in reversed(caption.others):  # numbers follow the order
+            session.execute(_ADD, _row(uuid.uuid4().hex, image_id, other, now, caption_id))
+        session.execute(_ADD, _row(caption_id, image_id, caption, now, caption_id))
+        session.execute(_END_JOB, {"picture": image_id, "asked": caption.options.key()})
+        session.execute(_MAKE_STALE, {"picture": image_id})
         return caption_id
 
     def get(self, image_id: str, caption_id: str) -> CaptionRecord:

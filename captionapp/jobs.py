@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TypeVar
 
 from PIL import Image
@@ -38,6 +39,15 @@ BUSY_RETRY_SECONDS = 5.0
 T = TypeVar("T")
 
 
+@dataclass(frozen=True, eq=False)
+class _Made:
+    """The result of a job: ``finished`` is set once it is written."""
+
+    key: tuple[str, str]
+    finished: threading.Event
+    future: Future[Caption]
+
+
 class CaptionJobs:
     """The captions that this process is making. A job is named by (image_id, options key)."""
 
@@ -63,6 +73,8 @@ class CaptionJobs:
         self._waiters = threading.BoundedSemaphore(max(1, settings.threads // 2))
         self._under_way: dict[tuple[str, str], threading.Event] = {}
         self._lock = threading.Lock()
+        #: Results that are not written yet.
+        self._made: list[_Made] = []
         # Results are written in a thread of their own: the model does not wait for the disk.
         self._recorder = ThreadPoolExecutor(max_workers=1, thread_name_prefix="records")
         self._leases_extended = 0.0
@@ -196,34 +208,65 @@ class CaptionJobs:
     def _finish_later(
         self, key: tuple[str, str], finished: threading.Event, future: Future[Caption]
     ) -> None:
+        made = _Made(key, finished, future)
+        with self._lock:
+            self._made.append(made)
         try:
-            self._recorder.submit(self._finish, key, finished, future)
+            self._recorder.submit(self._record)
         except RuntimeError:  # closed; whoever looks at the picture next has it described
+            with self._lock:
+                if made not in self._made:  # it was taken along with one before it
+                    return
+                self._made.remove(made)
             logger.warning("the caption of picture %s came too late to be recorded", key[0])
             self._end(key, finished)
 
-    def _finish(
-        self, key: tuple[str, str], finished: threading.Event, future: Future[Caption]
-    ) -> None:
-        """Keep the caption, or why there is none. Runs in the recorder's thread."""
-        image_id, options = key
+    def _record(self) -> None:
+        """Keep what has come by now. Runs in the recorder's thread: while it waits for the disk the
+        other results of a batch come, and are written together."""
+        with self._lock:
+            made, self._made = self._made, []
         try:
-            problem = _problem(future, image_id)
-            if _was_dropped(future):
-                logger.info("picture %s was cancelled before its turn", image_id)
-            elif problem:
-                self.metrics.failure("caption")
-                self.records.fail(image_id, options, problem)
-            else:
-                caption = future.result()
-                self.metrics.caption_made(caption.model_version, caption.seconds)
-                self.captions.add(image_id, caption)
+            captions = [one for one in made if self._has_caption(one)]
+            if captions:
+                self._keep(captions)
             self._extend_leases()
         except Exception:  # nobody waits for the result of a callback: it would go unseen
-            logger.exception("the caption of picture %s could not be recorded", image_id)
-            self._give_up(image_id, options)
+            logger.exception("the database could not be written")
         finally:
-            self._end(key, finished)
+            for one in made:
+                self._end(one.key, one.finished)
+
+    def _has_caption(self, made: _Made) -> bool:
+        """Whether there is one to keep; if not, it is noted why."""
+        image_id, options = made.key
+        problem = _problem(made.future, image_id)
+        if _was_dropped(made.future):
+            logger.info("picture %s was cancelled before its turn", image_id)
+            return False
+        if problem:
+            self.metrics.failure("caption")
+            self._give_up(image_id, options, problem)
+            return False
+        return True
+
+    def _keep(self, made: list[_Made]) -> None:
+        """Write the captions in one transaction; if that fails, one by one, so that one fails
+        alone."""
+        captions = [(one.key[0], one.future.result()) for one in made]
+        try:
+            self.captions.add_all(captions)
+        except Exception:
+            if len(made) > 1:
+                for one in made:
+                    self._keep([one])
+                return
+            image_id, options = made[0].key
+            logger.exception("the caption of picture %s could not be recorded", image_id)
+            self._give_up(image_id, options, "The description could not be stored.")
+        else:
+            for _, caption in captions:
+                self.metrics.caption_made(caption.model_version, caption.seconds)
 
     def _extend_leases(self) -> None:
         if time.monotonic() - self._leases_extended > LEASE_SECONDS / 4:
@@ -236,9 +279,9 @@ class CaptionJobs:
                 del self._under_way[key]
         finished.set()
 
-    def _give_up(self, image_id: str, options: str) -> None:
+    def _give_up(self, image_id: str, options: str, problem: str) -> None:
         try:
-            self.records.fail(image_id, options, "The description could not be stored.")
+            self.records.fail(image_id, options, problem)
         except Exception:  # the database itself is what fails; the lease will run out
             logger.exception("the job of picture %s stays open", image_id)
 

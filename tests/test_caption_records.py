@@ -45,5 +45,14 @@ def test_captions_of_several_pictures_newest_first(
     assert [one.text for one in found["p2", KEY]] == ["other"]
 
 
+def test_of_captions_added_together_those_of_pictures_that_are_gone_are_dropped(
+    records: Records, captions: CaptionRecords
+) -> None:
+    hold(records, "p1", "anna")
+    kept, dropped = captions.add_all([("p1", caption()), ("gone", caption())])
+    assert kept and captions.get("p1", kept).text == "a dog"
+    assert dropped is None
+
+
 def test_a_caption_of_a_picture_that_is_gone_is_dropped(captions: CaptionRecords) -> None:
     assert captions.add("p1", caption()) is None

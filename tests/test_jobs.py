@@ -78,19 +78,61 @@ def test_a_client_that_stays_gets_its_description(workflow: Workflow, held: Held
 def test_the_model_does_not_wait_for_the_disk(
     workflow: Workflow, held: HeldCaptioner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    add, go = workflow.captions.add, threading.Event()
+    add, go = workflow.captions.add_all, threading.Event()
 
     def slow(*given: Any) -> None:
         assert go.wait(30)
         add(*given)
 
-    monkeypatch.setattr(workflow.captions, "add", slow)
+    monkeypatch.setattr(workflow.captions, "add_all", slow)
     image_id = give(workflow, "blue")
     held.go.set()
     until(lambda: len(held.calls) == 2)  # the second, while nothing of the first is written
     assert workflow.picture(image_id, "anna").status == "waiting"
     go.set()
     until(lambda: workflow.picture(image_id, "anna").status == "done")
+
+
+def test_what_comes_while_the_disk_is_waited_for_is_written_together(
+    workflow: Workflow, held: HeldCaptioner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add, go = workflow.captions.add_all, threading.Event()
+    written: list[int] = []
+
+    def slow(made: list[Any]) -> None:
+        written.append(len(made))
+        assert go.wait(30)
+        add(made)
+
+    monkeypatch.setattr(workflow.captions, "add_all", slow)
+    image_ids = [give(workflow, colour) for colour in ("blue", "green")]
+    held.go.set()
+    until(lambda: len(workflow.jobs._made) == 2)
+    go.set()
+    for image_id in image_ids:
+        until(lambda: workflow.picture(image_id, "anna").status == "done")  # noqa: B023
+    assert written == [1, 2]
+
+
+def test_of_what_is_written_together_one_fails_alone(
+    workflow: Workflow, held: HeldCaptioner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add, go = workflow.captions.add_all, threading.Event()
+
+    def full(made: list[Any]) -> None:
+        assert go.wait(30)
+        if blue in [image_id for image_id, _ in made]:
+            raise OSError("no room")
+        add(made)
+
+    monkeypatch.setattr(workflow.captions, "add_all", full)
+    blue, green = give(workflow, "blue"), give(workflow, "green")
+    held.go.set()
+    until(lambda: len(workflow.jobs._made) == 2)
+    go.set()
+    until(lambda: not workflow.jobs._under_way)
+    assert workflow.picture(blue, "anna").status == "failed"
+    assert workflow.picture(green, "anna").status == "done"
 
 
 def test_closing_writes_what_was_made(workflow: Workflow, held: HeldCaptioner) -> None:

@@ -275,7 +275,7 @@ def test_a_caption_that_cannot_be_recorded_is_a_problem_of_its_picture(
     def locked(*_: Any) -> None:
         raise RuntimeError("database is locked")
 
-    monkeypatch.setattr(workflow.captions, "add", locked)
+    monkeypatch.setattr(workflow.captions, "add_all", locked)
     image_id = send(workflow)
     assert workflow.picture(image_id, "anna").status == "failed"
     assert "could not be recorded" in caplog.text
