@@ -39,27 +39,31 @@ class JobRecords:
 
         Returns ``False`` if a living process, this one or another, is at it already.
         """
-        now = _now()
         with self._records.write() as session:
-            if not self._records.is_there(session, image_id):
+            return self.begin_in(session, image_id, options, lease_seconds)
+
+    def begin_in(self, session: Session, image_id: str, options: str, lease_seconds: float) -> bool:
+        """``begin`` as a part of this transaction."""
+        now = _now()
+        if not self._records.is_there(session, image_id):
+            return False
+        asked = {"picture": image_id, "asked": options}
+        job = session.execute(_JOB, asked).first()
+        if job is not None:
+            if not job.problem and job.lease_until > now:
                 return False
-            asked = {"picture": image_id, "asked": options}
-            job = session.execute(_JOB, asked).first()
-            if job is not None:
-                if not job.problem and job.lease_until > now:
-                    return False
-                # Its number is its place in the queue: it starts at the end.
-                session.execute(_DELETE, asked)
-            session.execute(
-                _ADD,
-                {
-                    "image_id": image_id,
-                    "options": options,
-                    "owner": self.owner,
-                    "lease_until": now + lease_seconds,
-                    "problem": "",
-                },
-            )
+            # Its number is its place in the queue: it starts at the end.
+            session.execute(_DELETE, asked)
+        session.execute(
+            _ADD,
+            {
+                "image_id": image_id,
+                "options": options,
+                "owner": self.owner,
+                "lease_until": now + lease_seconds,
+                "problem": "",
+            },
+        )
         return True
 
     def take(self, jobs: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from PIL import Image
+from sqlalchemy.orm import Session
 
 from captionapp.caption_records import CaptionRecords
 from captionapp.captioning.batching import CaptionQueue, Reservation
@@ -20,7 +21,7 @@ from captionapp.errors import CaptionAppError, Dropped, ModelUnavailable
 from captionapp.image_store import ImageStore
 from captionapp.job_records import JobRecords, JobState
 from captionapp.metrics import Metrics
-from captionapp.records import Held
+from captionapp.records import Held, Records
 from captionapp.sentences import Sentence
 from captionapp.settings import Settings
 from captionapp.timing import Work, collected, timed
@@ -54,7 +55,7 @@ class CaptionJobs:
     def __init__(
         self,
         settings: Settings,
-        records: JobRecords,
+        database: Records,
         captions: CaptionRecords,
         store: ImageStore,
         service: ModelService,
@@ -62,7 +63,8 @@ class CaptionJobs:
         metrics: Metrics,
     ) -> None:
         self.settings = settings
-        self.records = records
+        self.database = database
+        self.records = JobRecords(database)
         self.captions = captions
         self.store = store
         self.service = service
@@ -172,13 +174,30 @@ class CaptionJobs:
 
         The stored picture is read if the ``picture`` is not at hand.
         """
+        with self.database.write() as session:
+            begun = self.begin(session, image_id, options)
+        if begun:
+            self.queue_up(image_id, options, reservation, picture)
+
+    def begin(self, session: Session, image_id: str, options: DecodeOptions) -> bool:
+        """Whether a caption is to be made, which this process has to ``queue_up`` then; not if the
+        current version's is there, or this process, or another, is at it."""
         key = (image_id, options.key())
-        known = self.captions.of([image_id]).get(key, [])
+        known = self.captions.of_in(session, [image_id]).get(key, [])
         if known and known[0].model_version == self.service.versions.current().name:
             self.metrics.cache_hit()
-            return
-        if not self.records.begin(*key, LEASE_SECONDS):
-            return  # this process, or another, is at it
+            return False
+        return self.records.begin_in(session, *key, LEASE_SECONDS)
+
+    def queue_up(
+        self,
+        image_id: str,
+        options: DecodeOptions,
+        reservation: Reservation,
+        picture: Image.Image | None = None,
+    ) -> None:
+        """Queue the making of a caption that was begun; see ``start`` for the ``picture``."""
+        key = (image_id, options.key())
         finished = threading.Event()
         with self._lock:
             self._under_way[key] = finished

@@ -13,6 +13,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sqlalchemy.orm import Session
+
 from captionapp.answers import Answers
 from captionapp.arrivals import Arrivals
 from captionapp.asked import Asked
@@ -30,7 +32,6 @@ from captionapp.gallery import EVERYTHING, PER_PAGE, Gallery, Wanted
 from captionapp.hints import hint
 from captionapp.image_store import ImageStore
 from captionapp.images import ImageLimits, ValidatedImage, decode
-from captionapp.job_records import JobRecords
 from captionapp.jobs import CaptionJobs, options_of
 from captionapp.letting_go import LettingGo
 from captionapp.looking import Looking
@@ -90,9 +91,7 @@ class Workflow:
         )
         self.arrivals = Arrivals(records)
         self.asked = Asked(records)
-        self.jobs = CaptionJobs(
-            settings, JobRecords(records), self.captions, store, service, queue, metrics
-        )
+        self.jobs = CaptionJobs(settings, records, self.captions, store, service, queue, metrics)
         self.looking = Looking(self.jobs, queue, store)
         self.memory = CorrectionMemory(feedback, settings.correction_memory)
         self.gallery = Gallery(records, self.captions, self.memory)
@@ -146,7 +145,7 @@ class Workflow:
         with self.queue.reserve(len(files)) as reservation:
             for file in files:
                 try:
-                    image, fresh = self._take_in(file, contributor, options)
+                    image, fresh, begun = self._take_in(file, contributor, options)
                 except (InvalidImage, StorageFull) as error:
                     full = error if isinstance(error, StorageFull) else full
                     self.metrics.failure(type(error).__name__)
@@ -155,7 +154,8 @@ class Workflow:
                 if image.image_id not in submission.accepted:
                     submission.accepted.append(image.image_id)
                     submission.fresh.update({image.image_id} if fresh else ())
-                    self.jobs.start(image.image_id, options, reservation, image.image)
+                if begun:
+                    self.jobs.queue_up(image.image_id, options, reservation, image.image)
         if full and not submission.accepted:
             raise full
         return submission
@@ -301,7 +301,9 @@ class Workflow:
 
         def keep(image: ValidatedImage, name: str) -> None:
             self.store.add(image)
-            self._hold(image, name, IMPORTED, options)
+            held = _held(image, name, options)
+            with self.records.write() as session:
+                self._hold(session, held, IMPORTED, image)
 
         importing = FeedbackImport(
             captions=self.captions,
@@ -318,33 +320,25 @@ class Workflow:
 
     def _take_in(
         self, file: IncomingFile, contributor: str, options: DecodeOptions
-    ) -> tuple[ValidatedImage, bool]:
-        """The picture, and whether this browser did not hold it before."""
+    ) -> tuple[ValidatedImage, bool, bool]:
+        """The picture, whether this browser did not hold it before, and whether a caption of it is
+        to be queued: all of that is one transaction."""
         with timed("decode"):
             image = decode(file.read(), self.limits)
         about(image.image_id)
         with timed("store"):
             self.store.add(image)
-            fresh = self._hold(image, file.display_name, contributor, options)
+            held = _held(image, file.display_name, options)
+            with self.records.write() as session:
+                fresh = self._hold(session, held, contributor, image)
+                begun = self.jobs.begin(session, image.image_id, options)
         self.metrics.picture_stored()
-        return image, fresh
+        return image, fresh, begun
 
-    def _hold(
-        self, image: ValidatedImage, name: str, contributor: str, options: DecodeOptions
-    ) -> bool:
-        held = Held(
-            image_id=image.image_id,
-            name=name,
-            width=image.width,
-            height=image.height,
-            options=options.key(),
-            created_at=datetime.now(UTC),
-            hint=hint(image.image) or "",
-        )
-        with self.records.write() as session:
-            fresh = self.records.hold(session, held, contributor)
-            # Somebody else may have let go of the same picture since it was stored.
-            self.store.add(image)
+    def _hold(self, session: Session, held: Held, contributor: str, image: ValidatedImage) -> bool:
+        fresh = self.records.hold(session, held, contributor)
+        # Somebody else may have let go of the same picture since it was stored.
+        self.store.add(image)
         return fresh
 
     def _sweep(self) -> None:
@@ -359,3 +353,15 @@ class Workflow:
                 self.let_go(image_id, contributor)
             except NotFound:
                 continue  # somebody else was faster
+
+
+def _held(image: ValidatedImage, name: str, options: DecodeOptions) -> Held:
+    return Held(
+        image_id=image.image_id,
+        name=name,
+        width=image.width,
+        height=image.height,
+        options=options.key(),
+        created_at=datetime.now(UTC),
+        hint=hint(image.image) or "",
+    )
