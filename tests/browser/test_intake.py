@@ -254,8 +254,10 @@ def test_pictures_dropped_and_pasted_on_other_pages(app, running, visit):
     give(page, "drop", named(2))
     expect(page.locator(".card")).to_have_count(2)
     page.locator(".card .print").first.click()
+    page.wait_for_url("**/images/*")  # and for its scripts, which take what is given
     give(page, "paste", [("new.png", picture(99))])
     expect(page.locator("figcaption")).to_contain_text("new.png")
+    page.wait_for_load_state()
     page.get_by_label("Or write a better description").fill("half a ")
     give(page, "drop", named(1))
     expect(page.locator("[data-hand-over]")).to_contain_text("Keep or take back first")
