@@ -280,11 +280,9 @@ def test_a_plan_that_finds_no_room_is_a_sentence(
 
 
 @pytest.fixture
-def trained(make_app: Callable[..., Flask], tmp_path: Path) -> Workflow:
+def trained(make_app: Callable[..., Flask], checkpoint: Path) -> Workflow:
     """An application that serves a tiny BLIP."""
-    from tests.tiny_blip import make_tiny_blip
-
-    app = make_app(CAPTIONAPP_MODEL=str(make_tiny_blip(tmp_path / "tiny")))
+    app = make_app(CAPTIONAPP_MODEL=str(checkpoint))
     flow: Workflow = app.extensions["captionapp"]
     del flow.versions.current  # type: ignore[attr-defined]  # the fake's
     return flow

@@ -22,7 +22,6 @@ from captionapp.settings import ROOT
 from captionapp.training.runs import TrainingRuns
 from captionapp.workflow import Workflow
 from tests.test_training_job import Answers
-from tests.tiny_blip import make_tiny_blip
 from tests.waiting import until
 
 TINY = ["--full", "--batch-size", "4", "--set", "bf16=false", "--set", "min_corrections=3"]
@@ -32,9 +31,11 @@ SLOW = 180
 
 
 @pytest.fixture
-def tiny(make_app: Callable[..., Flask], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Flask:
+def tiny(
+    make_app: Callable[..., Flask], checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> Flask:
     """An application, and an environment, that serve a tiny BLIP; some pictures are corrected."""
-    monkeypatch.setenv("CAPTIONAPP_MODEL", str(make_tiny_blip(tmp_path / "tiny")))
+    monkeypatch.setenv("CAPTIONAPP_MODEL", str(checkpoint))
     app = make_app()
     flow: Workflow = app.extensions["captionapp"]
     del flow.versions.current  # type: ignore[attr-defined]  # the fake's
