@@ -102,13 +102,6 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     monkeypatch.setenv("CAPTIONAPP_INSTANCE", str(tmp_path / "instance"))
 
 
-@pytest.fixture
-def records(tmp_path: Path) -> Iterator[Records]:
-    records = Records(tmp_path / "captionapp.db")
-    yield records
-    records.close()
-
-
 @pytest.fixture(autouse=True)
 def _detached_processes_are_served(monkeypatch: pytest.MonkeyPatch) -> None:
     """They give way to whatever else computes, which here is another worker's tests."""
@@ -129,6 +122,13 @@ def wordy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.tiny_blip import make_wordy_blip
 
     return make_wordy_blip(tmp_path_factory.mktemp("checkpoint") / "wordy")
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> Iterator[Records]:
+    records = Records(tmp_path / "captionapp.db")
+    yield records
+    records.close()
 
 
 @pytest.fixture
