@@ -59,11 +59,15 @@ class CaptionRecords:
     def add(self, image_id: str, caption: Caption) -> str | None:
         """Keep a caption, with the others made with it, and end its job. It becomes the newest.
         Returns its id; ``None`` if the picture is gone."""
-        return self.add_all([(image_id, caption)])[0]
+        with self._records.write() as session:
+            return self._add(session, image_id, caption)
 
     def add_all(self, made: Iterable[tuple[str, Caption]]) -> list[str | None]:
-        """``add`` captions of several pictures in one transaction: all of them, or none."""
-        with self._records.write() as session:
+        """``add`` captions of several pictures in one transaction: all of them, or none.
+
+        If the power fails they may be gone, and are made anew: their jobs are there again.
+        """
+        with self._records.write(durable=False) as session:
             return [self._add(session, image_id, caption) for image_id, caption in made]
 
     def _add(self, session: Session, image_id: str, caption: Caption) -> str | None:

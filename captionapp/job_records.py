@@ -68,9 +68,9 @@ class JobRecords:
 
     def take(self, jobs: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:
         """The turn of these (image_id, options key) has come. Returns those that were not dropped,
-        or taken over, meanwhile."""
+        or taken over, meanwhile. If the power fails they are begun anew."""
         mine = {"by": self.owner, "now": _now()}
-        with self._records.write() as session:
+        with self._records.write(durable=False) as session:
             return {
                 (image_id, options)
                 for image_id, options in jobs

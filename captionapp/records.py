@@ -87,12 +87,16 @@ class Records:
             yield session
 
     @contextmanager
-    def write(self) -> Iterator[Session]:
+    def write(self, durable: bool = True) -> Iterator[Session]:
         """A transaction that holds the database's write lock from its first moment.
 
         What happens to the stored files inside it cannot overlap with another writer's decision.
+        One that is not ``durable`` does not wait for the disk: what it wrote outlives any end of
+        the process, but if the power fails it may be as it was before, as may what was written
+        after it and is not durable either. The database is whole in any case.
         """
-        engine = self._engine.execution_options(begin="IMMEDIATE")
+        how = "FULL" if durable else "NORMAL"
+        engine = self._engine.execution_options(begin="IMMEDIATE", synchronous=how)
         # SQLite lets a writer that has to wait sleep, longer each time; threads need not.
         with self._writing, Session(engine) as session, session.begin():
             yield session
@@ -210,13 +214,13 @@ def _configure_connection(connection: Any, _: Any) -> None:
     # The driver's own BEGIN would come too late, at the first change; ours is in _begin.
     connection.isolation_level = None
     connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA foreign_keys = ON")
 
 
 def _begin(connection: Connection) -> None:
-    kind = connection.get_execution_options().get("begin", "DEFERRED")
-    connection.exec_driver_sql(f"BEGIN {kind}")
+    options = connection.get_execution_options()
+    connection.exec_driver_sql(f"PRAGMA synchronous = {options.get('synchronous', 'FULL')}")
+    connection.exec_driver_sql(f"BEGIN {options.get('begin', 'DEFERRED')}")
 
 
 # What nearly every request asks is put together once.

@@ -5,6 +5,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from captionapp.caption_records import CaptionRecords
 from captionapp.errors import NotFound
@@ -16,6 +17,16 @@ def test_the_database_is_in_wal_mode_and_keeps_foreign_keys(records: Records) ->
     with records._engine.connect() as connection:
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
         assert connection.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
+
+
+def test_a_transaction_waits_for_the_disk_unless_it_can_be_made_again(records: Records) -> None:
+    waits = {1: False, 2: True}  # what SQLite calls NORMAL and FULL
+    for durable in (True, False, True):  # on the same connection
+        with records.write(durable=durable) as session:
+            found = session.execute(text("PRAGMA synchronous")).scalar_one()
+        assert waits[found] is durable
+    with records.write() as session:
+        assert waits[session.execute(text("PRAGMA synchronous")).scalar_one()]
 
 
 def test_a_browser_sees_what_it_holds_and_the_operator_everything(records: Records) -> None:
