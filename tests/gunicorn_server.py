@@ -120,12 +120,12 @@ class Server:
             return 0
 
     def until_alive(self) -> None:
-        until(lambda: self.status("/healthz") == 200 or self.process.poll() is not None, 30)
+        until(lambda: self.status("/healthz") == 200 or self.process.poll() is not None)
         assert self.process.poll() is None, self.log.read_text()
 
     def until_ready(self) -> None:
         self.until_alive()
-        until(lambda: self.status("/readyz") == 200, 90)
+        until(lambda: self.status("/readyz") == 200)
 
     def lines(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.log.read_text().splitlines()]

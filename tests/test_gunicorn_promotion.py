@@ -82,18 +82,18 @@ def test_promotion_and_rollback_under_clients(
     server = start_server(model="", workers="2")
     server.until_ready()
     with clients(server, 4) as answers:
-        until(lambda: len(answers) > 8, 60)
+        until(lambda: len(answers) > 8)
         assert right in flask(instance, "promote", right)
-        until(lambda: swaps(server, right) == 2, 60)
+        until(lambda: swaps(server, right) == 2)
         assert left in flask(instance, "rollback")
-        until(lambda: swaps(server, left) == 2, 60)
+        until(lambda: swaps(server, left) == 2)
         for times in (2, 3):  # the commands again, without the processes
             versions.set_current(right, previous=left)
-            until(lambda t=times: swaps(server, right) == 2 * t, 60)
+            until(lambda t=times: swaps(server, right) == 2 * t)
             versions.set_current(left)
-            until(lambda t=times: swaps(server, left) == 2 * t, 60)
+            until(lambda t=times: swaps(server, left) == 2 * t)
         seen = len(answers)
-        until(lambda: len(answers) > seen + 8, 60)
+        until(lambda: len(answers) > seen + 8)
     assert {status for status, _ in answers} == {200}
     shown = [caption for _, caption in answers if caption]
     assert shown and all(fits(text, version) for text, version in shown)
