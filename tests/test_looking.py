@@ -16,6 +16,7 @@ from captionapp.errors import CaptionFailed
 from captionapp.images import ImageLimits, decode
 from captionapp.workflow import Workflow
 from tests.conftest import FakeCaptioner, draw, encoded
+from tests.recorded import hold
 
 CORNERS = Looks(2, 2, ((0.7, 0.1, 0.1, 0.1), (0.1, 0.1, 0.1, 0.7), (0.25, 0.25, 0.25, 0.25)))
 
@@ -69,7 +70,7 @@ def kept(workflow: Workflow, text: str, version: str = "fake-1") -> CaptionRecor
     """A caption of a stored picture."""
     image = decode(encoded(draw()), ImageLimits())
     workflow.store.add(image)
-    workflow._hold(image, "ball", "somebody", DecodeOptions())
+    hold(workflow.records, image.image_id, "somebody")
     made = Caption(text, 0.5, version, DecodeOptions(), 0.1)
     caption_id = workflow.captions.add(image.image_id, made)
     assert caption_id
