@@ -96,17 +96,19 @@ def test_the_model_does_not_wait_for_the_disk(
 def test_what_comes_while_the_disk_is_waited_for_is_written_together(
     workflow: Workflow, held: HeldCaptioner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    add, go = workflow.captions.add_all, threading.Event()
+    add, begun, go = workflow.captions.add_all, threading.Event(), threading.Event()
     written: list[int] = []
 
     def slow(made: list[Any]) -> None:
         written.append(len(made))
+        begun.set()
         assert go.wait(30)
         add(made)
 
     monkeypatch.setattr(workflow.captions, "add_all", slow)
-    image_ids = [give(workflow, colour) for colour in ("blue", "green")]
     held.go.set()
+    assert begun.wait(30)  # with the red one
+    image_ids = [give(workflow, colour) for colour in ("blue", "green")]
     until(lambda: len(workflow.jobs._made) == 2)
     go.set()
     for image_id in image_ids:
@@ -117,20 +119,25 @@ def test_what_comes_while_the_disk_is_waited_for_is_written_together(
 def test_of_what_is_written_together_one_fails_alone(
     workflow: Workflow, held: HeldCaptioner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    add, go = workflow.captions.add_all, threading.Event()
+    add, begun, go = workflow.captions.add_all, threading.Event(), threading.Event()
+    written: list[int] = []
 
     def full(made: list[Any]) -> None:
+        written.append(len(made))
+        begun.set()
         assert go.wait(30)
         if blue in [image_id for image_id, _ in made]:
             raise OSError("no room")
         add(made)
 
     monkeypatch.setattr(workflow.captions, "add_all", full)
-    blue, green = give(workflow, "blue"), give(workflow, "green")
     held.go.set()
+    assert begun.wait(30)  # with the red one
+    blue, green = give(workflow, "blue"), give(workflow, "green")
     until(lambda: len(workflow.jobs._made) == 2)
     go.set()
     until(lambda: not workflow.jobs._under_way)
+    assert written == [1, 2, 1, 1]
     assert workflow.picture(blue, "anna").status == "failed"
     assert workflow.picture(green, "anna").status == "done"
 
