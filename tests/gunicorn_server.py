@@ -94,20 +94,22 @@ class Server:
     """A gunicorn with this project's configuration."""
 
     def __init__(self, instance: Path, log: Path, *args: str, **settings: str) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.base = f"http://127.0.0.1:{free.getsockname()[1]}"
         environment = {x: y for x, y in os.environ.items() if not x.startswith("CAPTIONAPP_")}
         environment |= {"CAPTIONAPP_INSTANCE": str(instance), "CAPTIONAPP_RATE_LIMIT": ""}
         environment |= {f"CAPTIONAPP_{name.upper()}": value for name, value in settings.items()}
         command = [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", "wsgi:app"]
         self.log = log
-        with log.open("wb") as stream:
+        # The port is taken here and handed over, so that nobody else can take it in between. Only
+        # gunicorn listens: before it does, and after its end, a connection is refused.
+        with log.open("wb") as stream, socket.socket() as port:
+            port.bind(("127.0.0.1", 0))
+            self.base = f"http://127.0.0.1:{port.getsockname()[1]}"
             self.process = subprocess.Popen(
-                [*command, "--bind", self.base.removeprefix("http://"), *args],
+                [*command, "--bind", f"fd://{port.fileno()}", *args],
                 cwd=ROOT,
                 env=environment,
                 stderr=stream,
+                pass_fds=[port.fileno()],
             )
 
     def browser(self) -> Browser:
