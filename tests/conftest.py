@@ -102,9 +102,10 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     monkeypatch.setenv("CAPTIONAPP_INSTANCE", str(tmp_path / "instance"))
 
 
-@pytest.fixture(autouse=True)
-def _detached_processes_are_served(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They give way to whatever else computes, which here is another worker's tests."""
+@pytest.fixture
+def hardly_nice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a test that waits for a detached process. That gives way to whatever else computes, which
+    here is another worker's tests."""
     monkeypatch.setattr(detached, "NICENESS", 1)
 
 
