@@ -7,13 +7,14 @@
     python benchmarks/http_load.py --servers ours --rate 40 --seconds 600   # open loop
 
 Each server is started in turn, on the same checkpoint, the same options and the same cores as the
-clients, and is sent the same pictures, which are made before the clock starts. Closed loop: so many
-clients, each of which sends its next picture when it has its caption. Open loop (``--rate``):
-pictures arrive at that rate whatever the server does. Every picture is new, so that none is
-answered from memory. ``plain`` is a view with one lock around ``generate()`` in fp32, in one
-gunicorn worker with 16 threads; LitServe (``pip install litserve``, else it is left out) runs the
-same ``generate()`` with its own batching. The last columns are milliseconds of a core for each
-answered request: of the server with its workers, and of the clients.
+clients, and is sent the same pictures for the same number of clients. They are made before the
+clock starts, a gigabyte of them at most; if some had to be made while it ran, the line says how
+many. Closed loop: so many clients, each of which sends its next picture when it has its caption.
+Open loop (``--rate``): pictures arrive at that rate whatever the server does. Every picture is new,
+so that none is answered from memory. ``plain`` is a view with one lock around ``generate()`` in
+fp32, in one gunicorn worker with 16 threads; LitServe (``pip install litserve``, else it is left
+out) runs the same ``generate()`` with its own batching. The last columns are milliseconds of a core
+for each answered request: of the server with its workers, and of the clients.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ from pathlib import Path
 from pictures import Pictures
 from serving import ROOT, URL, Browser, processor_seconds, random_checkpoint, serving
 
-#: Pictures that are made ahead: so many for each second, and at most so many in memory.
-AHEAD_PER_SECOND, AHEAD = 40, 4000
+#: Pictures that are made ahead for each second of a closed loop.
+AHEAD_PER_SECOND = 40
 
 
 def main() -> None:
@@ -65,22 +66,22 @@ def main() -> None:
                 print("litserve is not installed")
                 continue
             workers = {"CAPTIONAPP_WORKERS": str(arguments.workers)}
-            pictures.rewind()
             with serving(name, folder.resolve(), Path(temporary), **workers) as server:
+                pictures.begin(0, ahead=1)
                 sender(name)(pictures())  # the first one is slower
                 if arguments.rate:
-                    pictures.prepare(min(AHEAD, int(arguments.rate * arguments.seconds)))
+                    pictures.begin(1, ahead=int(arguments.rate * arguments.seconds))
                     with processor_time(server) as spent:
                         run = open_loop(sender(name), pictures, arguments.rate, arguments.seconds)
-                    report(name, f"{arguments.rate}/s", *run, spent)
+                    report(name, f"{arguments.rate}/s", *run, spent, pictures.late)
                     continue
-                for clients in arguments.clients:
-                    pictures.prepare(min(AHEAD, int(AHEAD_PER_SECOND * arguments.seconds)))
+                for number, clients in enumerate(arguments.clients, start=1):
+                    pictures.begin(number, ahead=int(AHEAD_PER_SECOND * arguments.seconds))
                     with processor_time(server) as spent:
                         run = closed_loop(
                             partial(sender, name), pictures, clients, arguments.seconds
                         )
-                    report(name, str(clients), *run, spent)
+                    report(name, str(clients), *run, spent, pictures.late)
                 if name == "ours":
                     seconds = known_page(Path(temporary) / "ours.log", pictures())
                     print(f"a page with its caption: {1000 * seconds:.1f} ms of the server")
@@ -103,6 +104,7 @@ def report(
     errors: dict[str, int],
     lasted: float,
     spent: dict[str, float],
+    late: int,
 ) -> None:
     """p99 only where a hundred answers or more give one."""
     print(f"{name:10}{clients:>8}{len(seconds):7}{sum(errors.values()):8}", end="")
@@ -112,7 +114,9 @@ def report(
         print(f"{len(seconds) / lasted:8.2f}{cuts[49]:10.2f}{cuts[94]:8.2f}{last}", end="")
         server, own = (1000 * spent[who] / len(seconds) for who in ("server", "clients"))
         print(f"{server:11.1f}{own:12.1f}", end="")
-    print("  " + ", ".join(f"{count} x {kind}" for kind, count in errors.items()), flush=True)
+    notes = [f"{count} x {kind}" for kind, count in errors.items()]
+    notes += [f"{late} pictures were made meanwhile"] if late else []
+    print("  " + ", ".join(notes), flush=True)
 
 
 Send = Callable[[bytes], None]

@@ -4,11 +4,11 @@
     python benchmarks/overload.py --seconds 60 --times 3
 
 Capacity is measured first, by sixteen clients in a closed loop. Then pictures arrive at so many
-times that rate; each is sent once, by as many threads as it needs. Memory of the worker and length
-of the queue are noted. When the load ends, a client asks until it is taken in, and until all that
-was taken in is described. Ends with exit code 1 and the reasons if there was any other answer than
-a page or a 503 with Retry-After, no 503 at all, a longer queue than allowed, memory that grew, or
-a second without being taken in again.
+times that rate; each is sent once, by as many threads as it needs. All are made before, as for
+``http_load.py``. Memory of the worker and length of the queue are noted. When the load ends, a
+client asks until it is taken in, and until all that was taken in is described. Ends with exit code
+1 and the reasons if there was any other answer than a page or a 503 with Retry-After, no 503 at
+all, a longer queue than allowed, memory that grew, or a second without being taken in again.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-import numpy as np
 import psutil
-from http_load import closed_loop
-from pictures import Pictures, drawn
+from http_load import AHEAD_PER_SECOND, closed_loop
+from pictures import Pictures
 from serving import ROOT, URL, Browser, serving
 
 QUEUE = 64
 CLIENTS = 256
+CAPACITY_SECONDS = 20
 #: What the worker's memory may have grown by between the first fifth of the time and the last.
 GROWTH = 1.05
 
@@ -45,9 +45,12 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--times", type=float, default=2, help="of the capacity")
     arguments = parser.parse_args()
+    pictures = Pictures()
     with tempfile.TemporaryDirectory() as temporary, served(arguments.checkpoint, temporary):
-        done, _, lasted = closed_loop(lambda: Browser().describe, Pictures(), 16, 20)
+        pictures.begin(0, ahead=AHEAD_PER_SECOND * CAPACITY_SECONDS)
+        done, _, lasted = closed_loop(lambda: Browser().describe, pictures, 16, CAPACITY_SECONDS)
         capacity = len(done) / lasted
+        late(pictures)
     # What is measured from here on is taking in, not waiting.
     with (
         tempfile.TemporaryDirectory() as temporary,
@@ -55,12 +58,14 @@ def main() -> None:
     ):
         rate = arguments.times * capacity
         print(f"capacity {capacity:.1f}/s; {rate:.1f}/s for {arguments.seconds:.0f} s", flush=True)
+        pictures.begin(1, ahead=int(rate * arguments.seconds))
         (worker,) = psutil.Process(server.pid).children()
         described = metric("captionapp_captions_total")
-        answers, looks, ended = overload(worker, rate, arguments.seconds)
+        answers, looks, ended = overload(worker, pictures, rate, arguments.seconds)
         described = metric("captionapp_captions_total") - described
         print(f"described meanwhile: {described / arguments.seconds:.1f}/s", flush=True)
-        problems = wrong(answers, looks, recovery(ended))
+        late(pictures)
+        problems = wrong(answers, looks, recovery(ended, pictures))
         print(dict(answers))
         sys.exit("; ".join(problems) or None)
 
@@ -73,7 +78,7 @@ def served(
 
 
 def overload(
-    worker: psutil.Process, rate: float, duration: float
+    worker: psutil.Process, pictures: Pictures, rate: float, duration: float
 ) -> tuple[collections.Counter[str], list[tuple[float, float]], float]:
     """How often each answer came; memory (MB) and length of the queue every second; when the load
     ended (``time.monotonic``). Prints a line now and then."""
@@ -91,12 +96,11 @@ def overload(
     threads = [threading.Thread(target=client) for _ in range(CLIENTS)]
     for thread in threads:
         thread.start()
-    random = np.random.default_rng(time.monotonic_ns())
     looks: list[tuple[float, float]] = []
     began, next_line = time.monotonic(), 0.0
     for number in range(int(rate * duration)):
         time.sleep(max(0.0, began + number / rate - time.monotonic()))
-        arrivals.put(drawn(random))
+        arrivals.put(pictures())
         since = time.monotonic() - began
         if since > len(looks):
             looks.append((worker.memory_info().rss / 1e6, metric("captionapp_queue_depth")))
@@ -116,6 +120,12 @@ def overload(
     return answers, looks, ended
 
 
+def late(pictures: Pictures) -> None:
+    """Say so if the clients had to make some."""
+    if pictures.late:
+        print(f"{pictures.late} pictures were made meanwhile", flush=True)
+
+
 def outcome(browser: Browser, data: bytes) -> str:
     try:
         browser.send(data)
@@ -127,10 +137,10 @@ def outcome(browser: Browser, data: bytes) -> str:
     return "taken in"
 
 
-def recovery(ended: float) -> float:
+def recovery(ended: float, pictures: Pictures) -> float:
     """Seconds from the load's end until a picture was taken in."""
-    browser, random = Browser(), np.random.default_rng(time.monotonic_ns())
-    while outcome(browser, drawn(random)) != "taken in":
+    browser = Browser()
+    while outcome(browser, pictures()) != "taken in":
         time.sleep(0.05)
     seconds = time.monotonic() - ended
     print(f"taken in again {seconds:.2f} s after the load's end", flush=True)

@@ -10,16 +10,20 @@ import numpy as np
 from PIL import Image
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+#: Bytes that pictures made ahead take at most.
+AHEAD_BYTES = 1_000_000_000
 #: Of a photograph, so many pixels in a square become others.
 _CHANGED = 8
+#: More pictures than a run sends.
+_RUN = 1_000_000
 
 
 class Pictures:
-    """JPEG files, one after the other, equal ones whenever they are begun from the start.
+    """JPEG files, one after the other. Each run has its own, which are the same ones every time.
 
     They are drawn, smooth and of 640 x 480, or, with a ``folder``, are those that it holds, at any
-    depth, each with a small square changed, so that none comes twice. ``prepare`` makes them before
-    the clock starts: making them takes none of the servers' cores. Safe to call from many threads.
+    depth, each with a small square changed, so that none comes twice. What is made before the clock
+    starts takes none of the servers' cores while it runs. Safe to call from many threads.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -31,24 +35,28 @@ class Pictures:
             if not self._files:
                 raise ValueError(f"there are no pictures in {folder}")
         self._made: list[bytes] = []
-        self._next = 0
+        self._first = self._next = 0
+        #: Of this run, how many were made when they were asked for.
+        self.late = 0
         self._lock = threading.Lock()
 
-    def prepare(self, count: int) -> None:
-        """Have so many at hand."""
-        while len(self._made) < self._next + count:
-            self._made.append(self._make(len(self._made)))
-
-    def rewind(self) -> None:
-        """Begin again with the first one."""
-        self._next = 0
+    def begin(self, run: int, ahead: int) -> None:
+        """Begin the run of this number, with so many pictures at hand, or as many as there is room
+        for."""
+        self._first = self._next = run * _RUN
+        self.late, self._made, room = 0, [], AHEAD_BYTES
+        while len(self._made) < ahead and room > 0:
+            self._made.append(self._make(self._first + len(self._made)))
+            room -= len(self._made[-1])
 
     def __call__(self) -> bytes:
         """The next one; it is made now if it is not at hand."""
         with self._lock:
             number = self._next
             self._next += 1
-        return self._made[number] if number < len(self._made) else self._make(number)
+            at_hand = number - self._first < len(self._made)
+            self.late += not at_hand
+        return self._made[number - self._first] if at_hand else self._make(number)
 
     def _make(self, number: int) -> bytes:
         random = np.random.default_rng(number)
