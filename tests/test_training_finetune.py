@@ -15,7 +15,7 @@ from captionapp.captioning.versions import ModelVersion
 from captionapp.errors import ModelUnavailable, TrainingFailed, TrainingStopped
 from captionapp.training.config import FinetuneConfig
 from captionapp.training.dataset import Example
-from tests.trainings import CONFIG, Training, captions, drawn, tiny_version, weights
+from tests.trainings import CONFIG, Training, captions, drawn, seeing_version, tiny_version, weights
 
 torch = pytest.importorskip("torch")
 
@@ -68,6 +68,65 @@ def test_the_vision_half_learns_if_it_is_told_to(
     trained = Training(start, tmp_path / "trained").run(replace(config, vision="trained"), train)
     assert changed(start, frozen.folder) == {"text_decoder"}
     assert changed(start, trained.folder) == {"text_decoder", "vision_model"}
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize("layers", [1, 9])
+def test_the_upper_layers_of_the_vision_half_learn_and_the_others_do_not(
+    checkpoint: Path, pictures: Any, tmp_path: Path, method: str, layers: int
+) -> None:
+    start = seeing_version(checkpoint, tmp_path / "seeing")
+    config = replace(CONFIG, epochs=2, method=method, vision="upper", upper_layers=layers)
+    train, old = pictures("a red cat", 4), pictures("a dog", 4)
+    made = Training(start, tmp_path / "run").run(config, train, train[:2], old)
+    assert made.figures["vision"] == "upper"
+    then, now = weights(start.folder), weights(made.folder)
+    vision = {name for name in then if name.startswith("vision_model.")}
+    learnt = {name for name in vision if not torch.equal(then[name], now[name])}
+    there = {int(name.split("layers.")[1].split(".")[0]) for name in vision if "layers." in name}
+    assert len(there) > 1
+    of = {int(name.split("layers.")[1].split(".")[0]) for name in learnt if "layers." in name}
+    assert of == set(sorted(there)[-layers:])
+    others = {name.split(".")[1] for name in learnt if "layers." not in name}
+    assert others == ({"post_layernorm"} if method == "full" else set())
+
+
+def test_what_learns_in_the_upper_layers_is_what_the_checkpoint_does(
+    checkpoint: Path, pictures: Any, tmp_path: Path
+) -> None:
+    """The loss by layers that are looked through once and by the model as a whole is the same."""
+    start = seeing_version(checkpoint, tmp_path / "seeing")
+    config = replace(CONFIG, epochs=3, vision="upper", upper_layers=1)
+    train, watched = pictures("a red cat", 4), pictures("a cat", 3)
+    made = Training(start, tmp_path / "run").run(config, train, watched)
+    whole = held_out_loss(config, replace(start, folder=made.folder), watched)
+    assert whole == pytest.approx(made.figures["best_held_out_loss"], 1e-3)
+
+
+def test_a_small_model_learns_with_its_upper_layers_and_a_large_one_without(
+    start: ModelVersion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from captionapp.training import learner
+
+    config = replace(CONFIG, vision="auto")
+    assert learner.settled(config, start, 100).vision == "upper"
+    assert learner.settled(config, start, 5000).vision == "trained"
+    monkeypatch.setattr(learner, "UPPER_OPERATIONS", 1.0)
+    assert learner.settled(config, start, 100).vision == "frozen"
+    assert learner.settled(replace(config, vision="upper"), start, 100).vision == "upper"
+
+
+def test_operations_of_layers_that_learn() -> None:
+    """6 x 7.08 million weights x 577 places for a layer of BLIP-base's shape."""
+    from transformers import BlipConfig
+
+    from captionapp.training.learner import _operations
+
+    base = BlipConfig(
+        vision_config={"image_size": 384, "patch_size": 16, "hidden_size": 768},
+    )
+    assert _operations(base, 1) == pytest.approx(6 * 7_077_888 * 577)
+    assert _operations(base, 100) == 12 * _operations(base, 1)
 
 
 def test_a_frozen_vision_half_looks_once_at_each_view(

@@ -301,7 +301,7 @@ def test_a_plan_becomes_a_version(trained: Workflow, tmp_path: Path) -> None:
         again = carry_out(plan, run, trained.versions, refuse, lambda: True, refuse)
     assert again == made == trained.versions.get(made.name)
     assert (made.origin, made.source) == ("trained", start.name)
-    chosen = {"method": "full", "vision": "frozen"}  # of a small model and one correction
+    chosen = {"method": "full", "vision": "upper"}  # of a small model and one correction
     assert made.details["config"] == config.as_dict() | chosen
     assert made.details["figures"]["steps"] == 2 and made.details["seconds"] > 0
     assert made in trained.versions.list()

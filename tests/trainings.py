@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,21 @@ COLOURS = ("red", "blue", "green", "white", "black", "yellow")
 
 def tiny_version(checkpoint: Path) -> ModelVersion:
     return ModelVersion("tiny-1", checkpoint, "local", "2026-01-01T00:00:00Z")
+
+
+def seeing_version(checkpoint: Path, folder: Path) -> ModelVersion:
+    """A tiny version whose vision half tells pictures apart: BLIP begins with weights of 1e-10."""
+    import torch
+    from transformers import BlipForConditionalGeneration
+
+    shutil.copytree(checkpoint, folder)
+    model = BlipForConditionalGeneration.from_pretrained(folder)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.vision_model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    model.save_pretrained(folder)
+    return tiny_version(folder)
 
 
 def drawn(folder: Path, caption: str, count: int) -> list[Example]:

@@ -1,7 +1,7 @@
 """Examples -> the tensors of a training step. Imports torch.
 
-With a trained vision half a step sees pictures that are augmented anew. With a frozen one it sees
-one of some views of each, which ``Features`` keeps.
+With a trained vision half a step sees pictures that are augmented anew. With one that is frozen, or
+but for its upper layers, it sees one of some views of each, which ``Features`` keeps.
 
 What a step sees follows from the seed and its number alone, so that a training that goes on after
 a crash needs no state for it.
@@ -29,6 +29,8 @@ from captionapp.training.features import Features
 CACHE_BYTES = 512 * 2**20
 #: How much larger than the model's input a picture is kept, so that a crop is still sharp.
 SPARE = 1.25
+#: Shares of a picture's sides that another one takes within it, from and to.
+_INSET = (0.45, 0.75)
 #: Label of what is no word to be learnt; `torch.nn.functional.cross_entropy` leaves it out.
 IGNORED = -100
 _SIDES = re.compile(r"\b(left|right)\b", re.IGNORECASE)
@@ -40,9 +42,9 @@ logger = logging.getLogger(__name__)
 class Batch:
     """n pictures with a caption each; the first ``corrections`` are corrections.
 
-    ``pictures`` are pixels (n, 3, height, width), or what a frozen vision model made of them
-    (n, places, width). Text is (n, longest caption): ``labels`` is the word that follows each of
-    ``input_ids``, [SEP] at the end, and -100 in the padding.
+    ``pictures`` are pixels (n, 3, height, width), or what the frozen layers of the vision model
+    made of them (n, places, width). Text is (n, longest caption): ``labels`` is the word that
+    follows each of ``input_ids``, [SEP] at the end, and -100 in the padding.
     """
 
     pictures: torch.Tensor
@@ -65,18 +67,20 @@ class Batch:
 @dataclass(frozen=True)
 class View:
     """How a picture is shown: mirrored or not, and a part of it that follows from the text
-    ``part``; all of it, in its own colours, if that is empty."""
+    ``part``; all of it, in its own colours, if that is empty. Perhaps small, within the picture
+    ``around``: what is small in a picture is overlooked otherwise."""
 
     path: Path
     mirrored: bool = False
     part: str = ""
+    around: Path | None = None
 
 
 class Batches:
     """Draws batches; a picture that cannot be read is said once and left out.
 
-    ``processor`` and ``text_config`` are the checkpoint's; ``features`` are those of a frozen
-    vision model, None if it is trained. ``on_skip`` gets a sentence.
+    ``processor`` and ``text_config`` are the checkpoint's; ``features`` are those of the frozen
+    layers of the vision model, None if all are trained. ``on_skip`` gets a sentence.
     """
 
     def __init__(
@@ -111,7 +115,7 @@ class Batches:
         for place, example in enumerate(chosen):
             caption = chance.choice(example.captions)
             of_how_many = config.views if place < count else config.rehearsed_views
-            view = self._view(example.path, caption, of_how_many, chance)
+            view = self._view(example.path, caption, of_how_many, chance, rehearsal)
             if self._read(example.path) is None:
                 continue
             views.append(view)
@@ -135,25 +139,42 @@ class Batches:
                 views, captions = zip(*there, strict=True)
                 yield self._batch(views, captions, len(there))
 
-    def _view(self, path: Path, caption: str, of_how_many: int, chance: random.Random) -> View:
-        """How a picture is shown this time."""
+    def _view(
+        self,
+        path: Path,
+        caption: str,
+        of_how_many: int,
+        chance: random.Random,
+        others: Sequence[Example],
+    ) -> View:
+        """How a picture is shown this time; perhaps within one of ``others``."""
         config = self.config
         may_mirror = config.flip and not _SIDES.search(caption)
         if self.features is None:
             mirrored = may_mirror and chance.random() < 0.5
-            return View(path, mirrored, f"{chance.random()}")
+            part = f"{chance.random()}"
+            return View(path, mirrored, part, self._around(path, part, others))
         number = chance.randrange(of_how_many)
         mirrored = config.flip and number % 2 == 1
         if mirrored and not may_mirror:
             number, mirrored = number - 1, False
         # The first two show all of the picture.
         part = "" if number < (2 if config.flip else 1) else f"{config.seed} {path.name} {number}"
-        return View(path, mirrored, part)
+        return View(path, mirrored, part, self._around(path, part, others))
+
+    def _around(self, path: Path, part: str, others: Sequence[Example]) -> Path | None:
+        """The picture within which this part is shown, if it is."""
+        chance = random.Random(f"{part} around")
+        if not part or not others or chance.random() >= self.config.inset:
+            return None
+        around = chance.choice(others).path
+        return around if around != path and self._read(around) is not None else None
 
     def _shown(self, view: View) -> Image.Image:
         picture = self._read(view.path)
         assert picture is not None  # it was read a moment ago
-        return shown(picture, view, self.config)
+        around = self._read(view.around) if view.around else None
+        return shown(picture, view, self.config, around)
 
     def _pixels(self, views: Sequence[View]) -> torch.Tensor:
         pictures = [self._shown(view) for view in views]
@@ -208,15 +229,30 @@ class Batches:
         )
 
 
-def shown(picture: Image.Image, view: View, config: FinetuneConfig) -> Image.Image:
-    """The picture as the view says: mirrored perhaps, a part of it in somewhat other colours."""
+def shown(
+    picture: Image.Image, view: View, config: FinetuneConfig, around: Image.Image | None = None
+) -> Image.Image:
+    """The picture as the view says: mirrored perhaps, a part of it in somewhat other colours,
+    within ``around`` if there is one."""
+    chance = random.Random(view.part)
     if view.part:
-        chance = random.Random(view.part)
         picture = picture.crop(_box(picture.size, config.crop, chance))
         for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
             change = chance.uniform(1 - config.colour, 1 + config.colour)
             picture = enhance(picture).enhance(change)
-    return ImageOps.mirror(picture) if view.mirrored else picture
+    if view.mirrored:
+        picture = ImageOps.mirror(picture)
+    return _within(around, picture, chance) if around is not None else picture
+
+
+def _within(around: Image.Image, picture: Image.Image, chance: random.Random) -> Image.Image:
+    """``around``, of which ``picture`` covers a fifth to a half."""
+    share = chance.uniform(*_INSET)  # of each side
+    size = (round(around.width * share), round(around.height * share))
+    place = (chance.randint(0, around.width - size[0]), chance.randint(0, around.height - size[1]))
+    together = around.copy()
+    together.paste(picture.resize(size, Image.Resampling.BICUBIC), place)
+    return together
 
 
 def _box(

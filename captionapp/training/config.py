@@ -16,18 +16,20 @@ class FinetuneConfig:
     """
 
     # How long
-    epochs: float = 30.0  # passes over the corrections, at most
+    epochs: float = 18.0  # passes over the corrections, at most
     minutes: float = 0.0  # wall time of the training, at most; 0: no limit. Rates reach 0 by then
     patience: int = 6  # looks at the held-out loss without a new best one, until it stops early
     seed: int = 1  # of the order, the choice of captions, and the augmentation
 
     # What is learnt
     vision: str = "auto"  # frozen: some views of each picture are looked at once and the text half
-    # learns from what was seen; trained: both halves learn; auto: trained from 5,000 corrections on
+    # learns from what was seen; upper: so do the vision half's upper layers; trained: both halves
+    # learn; auto: trained from 5,000 corrections on, before that upper if the model is small
+    upper_layers: int = 4  # that learn, with vision=upper, at the text half's rate
     method: str = "auto"  # full, lora, or auto: lora where the model is large or memory short
     learning_rate: float = 2e-4  # peak, with full fine-tuning
     lora_learning_rate: float = 1e-3  # peak, with LoRA, whose matrices begin at nothing
-    vision_rate: float = 0.1  # of a trained vision half's rate, as a share of that
+    vision_rate: float = 0.1  # of a wholly trained vision half, as a share of the text half's
     lora_rank: int = 16  # of each pair of matrices
     lora_alpha: int = 32  # the pairs' product counts alpha / rank times
     warmup: float = 0.1  # share of the training in which the rate rises; a cosine to 0 follows
@@ -42,16 +44,17 @@ class FinetuneConfig:
     crop: float = 0.5  # smallest share of a picture's area that is shown
     colour: float = 0.2  # brightness, contrast and saturation change by up to this factor
     flip: bool = True  # mirror half of the pictures whose caption says neither left nor right
-    views: int = 8  # of a correction, with frozen vision: as it is, mirrored, then parts of it
+    inset: float = 0.5  # share of these parts that are shown small, within a rehearsed picture
+    views: int = 8  # of a correction, unless all learns: as it is, mirrored, then parts of it
     rehearsed_views: int = 6  # the same of a rehearsed picture
     seen_gigabytes: float = 4.0  # of the run's file of what was seen; more is looked at again
 
     # Against forgetting
     rehearsal: float = 3.0  # rehearsed pictures in a step, for each correction
     rehearsal_loss: float = 0.1  # weight of the captions of rehearsed pictures
-    output_penalty: float = 10.0  # weight of KL(starting version || this one) on rehearsed pictures
+    output_penalty: float = 15.0  # weight of KL(starting version || this one) on rehearsed pictures
     weight_penalty: float = 0.0  # pull back to the starting weights, times the rate, each step
-    way_back: float = 0.05  # share of the way from the learnt weights to the starting ones
+    way_back: float = 0.0  # share of the way from the learnt weights to the starting ones
     rehearsed_at_most: int = 2000  # pictures of each kind that are rehearsed
     retain_held_out: float = 0.2  # share of the --retain folder that only the gate sees
 
@@ -65,15 +68,15 @@ class FinetuneConfig:
         """ValueError for what could not be trained with."""
         if self.method not in ("auto", "full", "lora"):
             raise ValueError(f"method is {self.method!r}; it is auto, full or lora.")
-        if self.vision not in ("auto", "frozen", "trained"):
-            raise ValueError(f"vision is {self.vision!r}; it is auto, frozen or trained.")
+        if self.vision not in ("auto", "frozen", "upper", "trained"):
+            raise ValueError(f"vision is {self.vision!r}; it is auto, frozen, upper or trained.")
         above = ("epochs", "patience", "batch_size", "lora_rank", "max_tokens", "clip")
-        for name in (*above, "views", "rehearsed_views"):
+        for name in (*above, "views", "rehearsed_views", "upper_layers"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0.")
         shares = ("warmup", "crop", "retain_held_out", "held_out_share", "label_smoothing")
-        for name in (*shares, "way_back"):
-            if not 0 <= getattr(self, name) < 1 + (name == "crop"):
+        for name in (*shares, "way_back", "inset"):
+            if not 0 <= getattr(self, name) < 1 + (name in ("crop", "inset")):
                 raise ValueError(f"{name} is {getattr(self, name)}; it is a share, from 0 to 1.")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas are {self.betas}; each is from 0 to below 1.")

@@ -1,4 +1,4 @@
-"""What a frozen vision model sees in views of pictures: looked at once, kept in a file of the run.
+"""What frozen layers of a vision model see in views of pictures: looked at once, kept in a file.
 
 So memory stays small however large the model is, and a training that goes on after a crash need
 not look again.

@@ -7,7 +7,8 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,9 +33,12 @@ COPIES = 6
 MEMORY_SHARE = 0.5
 #: From this many corrections on there is enough to teach a vision model without it unlearning.
 TRAIN_VISION_FROM = 5_000
+#: Before that the upper layers learn if they cost a picture at most so many operations a step, some
+#: tenths of a second of one core: those of the shipped model take 3e9, of BLIP-base's 1e11.
+UPPER_OPERATIONS = 2e10
 #: BLIP's linear layers, by half; the words themselves are left as they are.
 LORA_TEXT_LAYERS = ["query", "key", "value", "dense"]
-LORA_VISION_LAYERS = ["qkv", "projection", "fc1", "fc2"]
+LORA_VISION_LAYERS = ["self_attn.qkv", "self_attn.projection", "mlp.fc1", "mlp.fc2"]
 #: Of the starting version's folder: what is said of that version, and where its weights are.
 _NOT_TAKEN = (
     "version.json",
@@ -56,24 +60,23 @@ class Learner:
         self.model, self.processor = _load(start)
         self._precision = _precision(start.folder)
         self.text_config: Any = self.model.config.text_config
-        self.vision_learns = config.vision == "trained"
         self._lora: Any = None
         self._start: Any = None  # what learns, as it was
         if config.method == "lora":
             self._lora = _with_lora(self.model, config)  # changes self.model in place
         else:
             self._start = copy.deepcopy(self._learning()).requires_grad_(False).eval()
-        if not self.vision_learns:
-            self.model.vision_model.requires_grad_(False).eval()
+        self._freeze()
         self.trained = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
         self.best: dict[str, torch.Tensor] | None = None
         peak = config.lora_learning_rate if self._lora else config.learning_rate
+        share = config.vision_rate if config.vision == "trained" else 1.0
         vision = [p for name, p in self.trained.items() if "vision_model." in name]
         text = [p for name, p in self.trained.items() if "vision_model." not in name]
         self.optimizer = torch.optim.AdamW(
             [
                 {"params": text, "peak": peak},
-                *([{"params": vision, "peak": peak * config.vision_rate}] if vision else []),
+                *([{"params": vision, "peak": peak * share}] if vision else []),
             ],
             betas=config.betas,
             weight_decay=0.0,  # towards 0, which is not where this began
@@ -178,8 +181,8 @@ class Learner:
         return folder
 
     def features(self, file: Path, on_skip: Callable[[str], None]) -> Features | None:
-        """What the vision half sees, kept in ``file``; None if it learns to see otherwise."""
-        if self.vision_learns:
+        """What the frozen layers see, kept in ``file``; None if all of them learn."""
+        if self.config.vision == "trained":
             return None
         vision = self.model.config.vision_config
         places = (vision.image_size // vision.patch_size) ** 2 + 1
@@ -189,7 +192,13 @@ class Learner:
     @torch.no_grad()
     def _see(self, pixels: torch.Tensor) -> torch.Tensor:
         with torch.autocast("cpu", torch.bfloat16, enabled=bool(self.config.bf16)):
-            seen: torch.Tensor = self.model.vision_model(pixel_values=pixels)[0]
+            vision = self.model.vision_model
+            if self.config.vision == "frozen":
+                seen: torch.Tensor = vision(pixel_values=pixels)[0]
+                return seen
+            seen = vision.embeddings(pixels)
+            for layer in vision.encoder.layers[: -self.config.upper_layers]:
+                seen = layer(seen)
         return seen
 
     def logits(self, batch: Batch) -> torch.Tensor:
@@ -208,15 +217,28 @@ class Learner:
             return logits
 
     def _learning(self) -> Any:
-        """The part of the model that learns: all of it, or its text half."""
-        return self.model if self.vision_learns else self.model.text_decoder
+        """The part of the model in which something learns: all of it, or its text half."""
+        return self.model.text_decoder if self.config.vision == "frozen" else self.model
+
+    def _freeze(self) -> None:
+        """What is not to learn, does not. LoRA's layers do not in any case, only its matrices."""
+        if self._lora or self.config.vision == "trained":
+            return
+        vision = self.model.vision_model.requires_grad_(False)
+        if self.config.vision == "upper":
+            vision.encoder.layers[-self.config.upper_layers :].requires_grad_(True)
+            vision.post_layernorm.requires_grad_(True)
 
     def _logits(self, learning: Any, batch: Batch) -> torch.Tensor:
         with torch.autocast("cpu", torch.bfloat16, enabled=bool(self.config.bf16)):
-            seen, decoder = batch.pictures, learning
-            if self.vision_learns:
-                seen = learning.vision_model(pixel_values=batch.pictures)[0]
-                decoder = learning.text_decoder
+            seen = batch.pictures
+            if self.config.vision == "trained":
+                seen = learning.vision_model(pixel_values=seen)[0]
+            elif self.config.vision == "upper":
+                for layer in learning.vision_model.encoder.layers[-self.config.upper_layers :]:
+                    seen = layer(seen)
+                seen = learning.vision_model.post_layernorm(seen)
+            decoder = learning if self.config.vision == "frozen" else learning.text_decoder
             hidden = decoder.bert(
                 input_ids=batch.input_ids,
                 attention_mask=batch.attention_mask,
@@ -244,10 +266,16 @@ def settled(config: FinetuneConfig, start: ModelVersion, corrections: int) -> Fi
         ModelUnavailable: if ``start`` has no configuration of a model.
     """
     vision, method, bf16 = config.vision, config.method, config.bf16
-    if vision == "auto":
-        vision = "trained" if corrections >= TRAIN_VISION_FROM else "frozen"
+    with _reading(start):
+        described = BlipConfig.from_pretrained(str(start.folder), local_files_only=True)
+        parameters = _parameters(described)
+    if vision == "auto" and corrections >= TRAIN_VISION_FROM:
+        vision = "trained"
+    elif vision == "auto":
+        cheap = _operations(described, config.upper_layers) <= UPPER_OPERATIONS
+        vision = "upper" if cheap else "frozen"
     if method == "auto":
-        method = choose_method(method, _parameters(start), _free_memory())
+        method = choose_method(method, parameters, _free_memory())
     return replace(
         config, vision=vision, method=method, bf16=bf16_is_faster() if bf16 is None else bf16
     )
@@ -276,26 +304,38 @@ def bf16_is_faster() -> bool:
     return seconds(torch.bfloat16) < 0.8 * seconds(torch.float32)
 
 
-def _parameters(start: ModelVersion) -> int:
+@contextmanager
+def _reading(start: ModelVersion) -> Iterator[None]:
+    """Of a broken file almost anything can be raised."""
     try:
-        described = BlipConfig.from_pretrained(str(start.folder), local_files_only=True)
-        with torch.device("meta"):  # counted, and not made
-            model = BlipForConditionalGeneration(described)
-    except Exception as error:  # of a broken file almost anything can be raised
+        yield
+    except Exception as error:
         raise ModelUnavailable(f"The version {start.name} cannot be loaded: {error}") from error
+
+
+def _parameters(described: BlipConfig) -> int:
+    with torch.device("meta"):  # counted, and not made
+        model = BlipForConditionalGeneration(described)
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _operations(described: BlipConfig, layers: int) -> float:
+    """Of a picture in a step, in so many vision layers that learn: each weight is multiplied and
+    added at each place, forward once and backward twice."""
+    vision: Any = described.vision_config
+    places = (vision.image_size // vision.patch_size) ** 2 + 1
+    weights = 4 * vision.hidden_size**2 + 2 * vision.hidden_size * vision.intermediate_size
+    return float(6 * weights * places * min(layers, vision.num_hidden_layers))
 
 
 def _load(start: ModelVersion) -> tuple[Any, Any]:
     transformers_logging.disable_progress_bar()
     folder = str(start.folder)
-    try:
+    with _reading(start):
         processor = AutoProcessor.from_pretrained(folder, backend="pil", local_files_only=True)
         model = BlipForConditionalGeneration.from_pretrained(
             folder, dtype=torch.float32, local_files_only=True
         )
-    except Exception as error:  # of a broken file almost anything can be raised
-        raise ModelUnavailable(f"The version {start.name} cannot be loaded: {error}") from error
     return model, processor
 
 
@@ -309,10 +349,19 @@ def _with_lora(model: Any, config: FinetuneConfig) -> Any:
         lora_dropout=0.0,
         target_modules=[
             *LORA_TEXT_LAYERS,
-            *(LORA_VISION_LAYERS if config.vision == "trained" else []),
+            *_lora_vision_layers(model, config),
         ],
     )
     return LoraModel(model, {"default": chosen}, "default")
+
+
+def _lora_vision_layers(model: Any, config: FinetuneConfig) -> list[str]:
+    """Names, or ends of names."""
+    if config.vision == "upper":
+        count = len(model.vision_model.encoder.layers)
+        learning = range(count)[-config.upper_layers :]
+        return [f"layers.{n}.{name}" for n in learning for name in LORA_VISION_LAYERS]
+    return LORA_VISION_LAYERS if config.vision == "trained" else []
 
 
 def _precision(folder: Path) -> torch.dtype:
