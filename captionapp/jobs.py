@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from PIL import Image
@@ -40,12 +40,21 @@ BUSY_RETRY_SECONDS = 5.0
 T = TypeVar("T")
 
 
+@dataclass(eq=False)
+class _UnderWay:
+    """A job of this process: ``finished`` is set once its result is written. ``future`` is there
+    once it is queued."""
+
+    finished: threading.Event = field(default_factory=threading.Event)
+    future: Future[Caption] | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class _Made:
-    """The result of a job: ``finished`` is set once it is written."""
+    """The result of a job."""
 
     key: tuple[str, str]
-    finished: threading.Event
+    job: _UnderWay
     future: Future[Caption]
 
 
@@ -73,7 +82,7 @@ class CaptionJobs:
         self.metrics = metrics
         # Threads that only wait: some are always left for the other requests.
         self._waiters = threading.BoundedSemaphore(max(1, settings.threads // 2))
-        self._under_way: dict[tuple[str, str], threading.Event] = {}
+        self._under_way: dict[tuple[str, str], _UnderWay] = {}
         self._lock = threading.Lock()
         #: Results that are not written yet.
         self._made: list[_Made] = []
@@ -147,21 +156,33 @@ class CaptionJobs:
         gone: Callable[[], bool],
     ) -> None:
         with self._lock:
-            finished = self._under_way.get(key)
-        if finished:
-            while not finished.wait(max(0.0, min(GONE_SECONDS, end - time.monotonic()))):
+            job = self._under_way.get(key)
+        if job:
+            while not job.finished.wait(max(0.0, min(GONE_SECONDS, end - time.monotonic()))):
                 if time.monotonic() >= end:
                     return
                 if gone():
                     if self.records.drop(*key, contributor):
                         logger.info("nobody waits for the description of picture %s", key[0])
+                        self.leave_out([key[0]])
                     return
             return
         while time.monotonic() < end:  # another process may be at it
-            job = self.records.of([key[0]]).get(key)
-            if job is None or job.problem or job.abandoned:
+            state = self.records.of([key[0]]).get(key)
+            if state is None or state.problem or state.abandoned:
                 return
             time.sleep(POLL_SECONDS)
+
+    def leave_out(self, image_ids: Collection[str]) -> None:
+        """Take those of these pictures whose jobs were dropped out of the queue, so that their
+        places are free at once; the others are left out in their turn, see ``JobRecords.take``."""
+        with self._lock:
+            queued = {key: job for key, job in self._under_way.items() if key[0] in image_ids}
+        states = self.records.of(image_ids)
+        for key, job in queued.items():
+            state = states.get(key)
+            if job.future and (state is None or state.problem):
+                self.queue.drop(job.future)
 
     def start(
         self,
@@ -198,18 +219,18 @@ class CaptionJobs:
     ) -> None:
         """Queue the making of a caption that was begun; see ``start`` for the ``picture``."""
         key = (image_id, options.key())
-        finished = threading.Event()
+        job = _UnderWay()
         with self._lock:
-            self._under_way[key] = finished
+            self._under_way[key] = job
         work, queued_at = collected(), time.perf_counter()
-        future = reservation.submit(
+        job.future = future = reservation.submit(
             lambda: self.store.load(image_id),
             options,
             name=key,
             picture=picture,
         )
         future.add_done_callback(lambda done: _add_times(work, queued_at, done))
-        future.add_done_callback(lambda done: self._finish_later(key, finished, done))
+        future.add_done_callback(lambda done: self._finish_later(_Made(key, job, done)))
 
     def take_over(self, held: Held) -> JobState:
         """Queue the caption that a process which died left unmade. If that fails, a later look at
@@ -224,10 +245,7 @@ class CaptionJobs:
             logger.warning("picture %s still waits for its caption: %s", held.image_id, error)
         return JobState(problem="", abandoned=False)
 
-    def _finish_later(
-        self, key: tuple[str, str], finished: threading.Event, future: Future[Caption]
-    ) -> None:
-        made = _Made(key, finished, future)
+    def _finish_later(self, made: _Made) -> None:
         with self._lock:
             self._made.append(made)
         try:
@@ -237,8 +255,8 @@ class CaptionJobs:
                 if made not in self._made:  # it was taken along with one before it
                     return
                 self._made.remove(made)
-            logger.warning("the caption of picture %s came too late to be recorded", key[0])
-            self._end(key, finished)
+            logger.warning("the caption of picture %s came too late to be recorded", made.key[0])
+            self._end(made)
 
     def _record(self) -> None:
         """Keep what has come by now. Runs in the recorder's thread: while it waits for the disk the
@@ -254,7 +272,7 @@ class CaptionJobs:
             logger.exception("the database could not be written")
         finally:
             for one in made:
-                self._end(one.key, one.finished)
+                self._end(one)
 
     def _has_caption(self, made: _Made) -> bool:
         """Whether there is one to keep; if not, it is noted why."""
@@ -292,11 +310,11 @@ class CaptionJobs:
             self.records.extend_leases(LEASE_SECONDS)
             self._leases_extended = time.monotonic()
 
-    def _end(self, key: tuple[str, str], finished: threading.Event) -> None:
+    def _end(self, made: _Made) -> None:
         with self._lock:
-            if self._under_way.get(key) is finished:  # asked for again after it was dropped
-                del self._under_way[key]
-        finished.set()
+            if self._under_way.get(made.key) is made.job:  # or asked for again after it was dropped
+                del self._under_way[made.key]
+        made.job.finished.set()
 
     def _give_up(self, image_id: str, options: str, problem: str) -> None:
         try:

@@ -274,7 +274,9 @@ class Workflow:
     def cancel(self, contributor: str, batch: str = "") -> list[str]:
         """Drop the descriptions of this batch, or all that this browser waits for, that have not
         been begun. Returns the ids of their pictures; those that are new here are let go of."""
-        return self.arrivals.cancel(contributor, batch, self.letting_go.end)
+        dropped = self.arrivals.cancel(contributor, batch, self.letting_go.end)
+        self.jobs.leave_out(dropped)
+        return dropped
 
     # What is learned from
 

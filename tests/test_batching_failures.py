@@ -64,6 +64,54 @@ def test_what_nobody_wants_in_its_turn_is_dropped_alone(
     assert [size for size, _ in captioner.calls] == [1, 2]
 
 
+def test_of_two_with_one_name_the_newest_is_captioned(
+    make_queue: Callable[..., CaptionQueue],
+) -> None:
+    captioner = FakeCaptioner()
+    service = Service(captioner)
+    service.gate.clear()
+    queue = make_queue(service)
+    queue.take = set
+    submit(queue)  # goes to the gate at once, alone, and has no name
+    while queue.depth:
+        threading.Event().wait(0.01)
+    with queue.reserve(2) as reservation:
+        older = reservation.submit(draw, PLAIN, name=("p1", ""))
+        newer = reservation.submit(draw, PLAIN, name=("p1", ""))
+    while queue._waiting or queue._preparing:
+        threading.Event().wait(0.01)
+    service.gate.set()
+    assert newer.result(10).text == "a red ball"
+    with pytest.raises(Dropped):
+        older.result(10)
+    assert [size for size, _ in captioner.calls] == [1, 1]
+
+
+def test_what_is_dropped_gives_its_place_back_at_once(
+    make_queue: Callable[..., CaptionQueue],
+) -> None:
+    captioner = FakeCaptioner()
+    service = Service(captioner)
+    service.gate.clear()
+    queue = make_queue(service, size=2)
+    begun = submit(queue)
+    while queue.depth:
+        threading.Event().wait(0.01)
+    waiting = submit(queue)
+    while queue._waiting or queue._preparing:
+        threading.Event().wait(0.01)
+    queue.drop(waiting)
+    with pytest.raises(Dropped):
+        waiting.result(0)
+    queue.drop(begun)  # too late
+    another = submit(queue)
+    with pytest.raises(QueueFull):
+        queue.reserve(1)
+    service.gate.set()
+    assert begun.result(10).text == another.result(10).text == "a red ball"
+    assert [size for size, _ in captioner.calls] == [1, 1]
+
+
 def test_a_batch_that_cannot_be_asked_about_fails_and_the_queue_goes_on(
     make_queue: Callable[..., CaptionQueue],
 ) -> None:

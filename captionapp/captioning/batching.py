@@ -50,7 +50,7 @@ class Observer(Protocol):
         so long in the ``model``."""
 
 
-@dataclass
+@dataclass(eq=False)
 class _Request:
     """A caption with these options, or, without options, what ``call`` makes of the picture.
 
@@ -159,6 +159,18 @@ class CaptionQueue:
             request.future.cancel()
         return not any(thread.is_alive() for thread in threads)
 
+    def drop(self, future: Future[Any]) -> None:
+        """Nobody waits for this any more: if it has not been begun, its place is free at once."""
+        with self._changed:
+            found = [one for one in (*self._waiting, *self._prepared) if one.future is future]
+            for request in found:
+                (self._waiting if request in self._waiting else self._prepared).remove(request)
+            self._taken -= len(found)
+            self._tell()
+        for request in found:
+            if request.future.set_running_or_notify_cancel():
+                _drop(request)
+
     def _submit(self, request: _Request) -> Future[Any]:
         with self._changed:
             (self._prepared if request.is_prepared else self._waiting).append(request)
@@ -233,19 +245,22 @@ class CaptionQueue:
 
     def _begin(self, batch: list[_Request]) -> list[_Request]:
         """Those that can be captioned, now that their turn has come; of the others the futures say
-        why. They are asked about together: the model waits for the disk once."""
+        why. They are asked about together, in one transaction."""
         running = [one for one in batch if one.future.set_running_or_notify_cancel()]
         names = [one.name for one in running if one.name is not None]
         try:
-            taken = self.take(names) if names else ()
+            taken = set(self.take(names) if names else ())
         except Exception as error:
             _fail(running, error)
             return []
-        for one in running:
+        # One that was dropped may have been asked for anew since: the newest has the name.
+        for one in sorted(running, key=lambda one: one.submitted, reverse=True):
             if one.name is not None and one.name not in taken:
-                one.future.set_exception(Dropped("Nobody waits for this description any more."))
+                _drop(one)
             elif one.error:
                 one.future.set_exception(one.error)
+            if one.name is not None:
+                taken.discard(one.name)
         return [one for one in running if not one.future.done()]
 
     def _follow_promotion(self, batch: list[_Request]) -> None:
@@ -380,6 +395,10 @@ class Reservation:
     ) -> None:
         self._queue._give_back(self._places)
         self._places = 0
+
+
+def _drop(request: _Request) -> None:
+    request.future.set_exception(Dropped("Nobody waits for this description any more."))
 
 
 def _fail(requests: list[_Request], error: Exception) -> None:
