@@ -4,12 +4,12 @@ See ``jobs`` for how they are made."""
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import BindParameter, bindparam, delete, exists, insert, select, update
+from sqlalchemy import BindParameter, bindparam, delete, exists, insert, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from captionapp.records import Records
@@ -94,12 +94,16 @@ class JobRecords:
                 session.delete(job)
         return job is not None
 
-    def extend_leases(self, lease_seconds: float) -> None:
-        """Say that this process lives and is still at its jobs."""
+    def extend_leases(self, jobs: Collection[tuple[str, str]], lease_seconds: float) -> None:
+        """Say that this process lives and is still at these (image_id, options key) of its jobs."""
         with self._records.write() as session:
             session.execute(
                 update(Job)
-                .where(Job.owner == self.owner, Job.problem == "")
+                .where(
+                    tuple_(Job.image_id, Job.options).in_(jobs),
+                    Job.owner == self.owner,
+                    Job.problem == "",
+                )
                 .values(lease_until=_now() + lease_seconds)
             )
 

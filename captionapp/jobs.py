@@ -36,6 +36,8 @@ POLL_SECONDS = 0.1
 GONE_SECONDS = 0.5
 BUSY = Sentence("The model is busy. Try again in a moment.")
 BUSY_RETRY_SECONDS = 5.0
+_NOT_STORED = "The description could not be stored."
+_NOT_MADE = Sentence("The model could not describe this picture. The operator's log says why.")
 
 T = TypeVar("T")
 
@@ -223,12 +225,17 @@ class CaptionJobs:
         with self._lock:
             self._under_way[key] = job
         work, queued_at = collected(), time.perf_counter()
-        job.future = future = reservation.submit(
-            lambda: self.store.load(image_id),
-            options,
-            name=key,
-            picture=picture,
-        )
+        try:
+            job.future = future = reservation.submit(
+                lambda: self.store.load(image_id),
+                options,
+                name=key,
+                picture=picture,
+            )
+        except Exception:  # no thread can be started, say
+            self._give_up(*key, _NOT_MADE)
+            self._end(key, job)
+            raise
         future.add_done_callback(lambda done: _add_times(work, queued_at, done))
         future.add_done_callback(lambda done: self._finish_later(_Made(key, job, done)))
 
@@ -256,23 +263,26 @@ class CaptionJobs:
                     return
                 self._made.remove(made)
             logger.warning("the caption of picture %s came too late to be recorded", made.key[0])
-            self._end(made)
+            self._end(made.key, made.job)
 
     def _record(self) -> None:
-        """Keep what has come by now. Runs in the recorder's thread: while it waits for the disk the
-        other results of a batch come, and are written together."""
+        """Keep what has come by now. Runs in the recorder's thread: results that come while it
+        waits for the database are written together."""
         with self._lock:
             made, self._made = self._made, []
         try:
             captions = [one for one in made if self._has_caption(one)]
             if captions:
                 self._keep(captions)
-            self._extend_leases()
         except Exception:  # nobody waits for the result of a callback: it would go unseen
-            logger.exception("the database could not be written")
+            logger.exception("results could not be written")
+            for one in made:  # the job of what was written is gone
+                if not _was_dropped(one.future):
+                    self._give_up(*one.key, _NOT_STORED)
         finally:
             for one in made:
-                self._end(one)
+                self._end(one.key, one.job)
+        self._extend_leases()
 
     def _has_caption(self, made: _Made) -> bool:
         """Whether there is one to keep; if not, it is noted why."""
@@ -300,21 +310,30 @@ class CaptionJobs:
                 return
             image_id, options = made[0].key
             logger.exception("the caption of picture %s could not be recorded", image_id)
-            self._give_up(image_id, options, "The description could not be stored.")
+            self._give_up(image_id, options, _NOT_STORED)
         else:
             for _, caption in captions:
                 self.metrics.caption_made(caption.model_version, caption.seconds)
 
     def _extend_leases(self) -> None:
-        if time.monotonic() - self._leases_extended > LEASE_SECONDS / 4:
-            self.records.extend_leases(LEASE_SECONDS)
+        """Of what is under way, and nothing else: what could not be recorded is made again once
+        its lease has run out."""
+        if time.monotonic() - self._leases_extended <= LEASE_SECONDS / 4:
+            return
+        with self._lock:
+            under_way = list(self._under_way)
+        try:
+            self.records.extend_leases(under_way, LEASE_SECONDS)
+        except Exception:
+            logger.exception("the leases of the jobs under way could not be extended")
+        else:
             self._leases_extended = time.monotonic()
 
-    def _end(self, made: _Made) -> None:
+    def _end(self, key: tuple[str, str], job: _UnderWay) -> None:
         with self._lock:
-            if self._under_way.get(made.key) is made.job:  # or asked for again after it was dropped
-                del self._under_way[made.key]
-        made.job.finished.set()
+            if self._under_way.get(key) is job:  # or asked for again after it was dropped
+                del self._under_way[key]
+        job.finished.set()
 
     def _give_up(self, image_id: str, options: str, problem: str) -> None:
         try:
@@ -345,7 +364,7 @@ def _problem(future: Future[Caption], image_id: str) -> str:
     logger.error("picture %s was not described", image_id, exc_info=error)
     if isinstance(error, CaptionAppError):
         return error.message
-    return Sentence("The model could not describe this picture. The operator's log says why.")
+    return _NOT_MADE
 
 
 def options_of(held: Held) -> DecodeOptions:

@@ -20,10 +20,10 @@ def test_a_job_is_one_process_s_until_its_lease_is_over(records: Records, jobs: 
     assert jobs.begin("p1", KEY, 60)
     assert not others.begin("p1", KEY, 60)
     assert not jobs.begin("p1", KEY, 60)
-    jobs.extend_leases(-1)
+    jobs.extend_leases([("p1", KEY)], -1)
     assert jobs.of(["p1"])["p1", KEY].abandoned
     assert others.begin("p1", KEY, 60)
-    jobs.extend_leases(-1)  # it is no longer the owner
+    jobs.extend_leases([("p1", KEY)], -1)  # it is no longer the owner
     assert not others.of(["p1"])["p1", KEY].abandoned
     in_another_process.close()
 
@@ -56,3 +56,15 @@ def test_only_waiting_jobs_of_this_process_are_taken_each_once(
     assert jobs.take(names) == {("p1", KEY)}
     assert jobs.of(["p1"])["p1", KEY].ahead is None
     assert jobs.take(names) == set()
+
+
+def test_leases_are_extended_of_what_is_under_way_and_nothing_else(
+    records: Records, jobs: JobRecords
+) -> None:
+    for image_id in ("p1", "p2"):
+        hold(records, image_id, "anna")
+        jobs.begin(image_id, KEY, -1)
+    jobs.extend_leases([("p1", KEY), ("p1", "{}"), ("gone", KEY)], 60)
+    assert [jobs.of([one])[one, KEY].abandoned for one in ("p1", "p2")] == [False, True]
+    jobs.extend_leases([], 60)
+    assert jobs.of(["p2"])["p2", KEY].abandoned

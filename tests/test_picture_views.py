@@ -49,7 +49,7 @@ def test_what_a_dead_process_left_behind_is_taken_over(
     key = workflow.settings.decode_options().key()
     assert other.begin(image_id, key, lease_seconds=60)
     assert workflow.picture(image_id, "anna").status == "waiting"
-    other.extend_leases(-1)
+    other.extend_leases([(image_id, key)], -1)
     assert workflow.picture(image_id, "anna").status == "waiting"  # and now it is ours
     workflow.wait(image_id, "anna", 10)
     assert workflow.picture(image_id, "anna").status == "done"

@@ -173,11 +173,12 @@ class CaptionQueue:
 
     def _submit(self, request: _Request) -> Future[Any]:
         with self._changed:
+            runs = (("pictures", self._prepare_all), ("captions", self._run))
+            for name, run in runs[len(self._threads) :]:
+                thread = threading.Thread(target=run, name=name, daemon=True)
+                thread.start()  # if it cannot be, the next request tries again
+                self._threads.append(thread)
             (self._prepared if request.is_prepared else self._waiting).append(request)
-            if not self._threads:
-                for name, run in (("pictures", self._prepare_all), ("captions", self._run)):
-                    self._threads.append(threading.Thread(target=run, name=name, daemon=True))
-                    self._threads[-1].start()
             self._tell()
         return request.future
 
@@ -381,8 +382,9 @@ class Reservation:
     def _use(self, request: _Request) -> Future[Any]:
         if self._places == 0:
             raise ValueError("more requests than places were reserved")
+        future = self._queue._submit(request)
         self._places -= 1
-        return self._queue._submit(request)
+        return future
 
     def __enter__(self) -> Reservation:
         return self
