@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import threading
 import time
 import weakref
@@ -14,6 +15,7 @@ from captionapp.captioning.captioner import Caption, DecodeOptions
 from captionapp.errors import QueueFull
 from tests.conftest import FakeCaptioner, draw
 from tests.queueing import PLAIN, Service, Watcher, submit
+from tests.waiting import until
 
 
 def test_a_caption_comes_through(make_queue: Callable[..., CaptionQueue]) -> None:
@@ -190,6 +192,78 @@ def test_after_a_promotion_the_new_version_captions_what_waits(
     service.gate.set()
     versions = [one.result(10).model_version for one in (first, second, third)]
     assert versions == ["old", "new", "new"] and read == [1]
+
+
+class MarkingCaptioner(FakeCaptioner):
+    """Marks what it prepares, and keeps the marks of what it is given."""
+
+    def __init__(self, model_version: str) -> None:
+        super().__init__(model_version)
+        self.marks: list[list[str]] = []
+
+    def prepare(self, image: Image.Image) -> Image.Image:
+        marked = image.copy()
+        marked.info["for"] = self.model_version
+        return marked
+
+    def caption(self, images: Sequence[Image.Image], options: DecodeOptions) -> list[Caption]:
+        self.marks.append([image.info["for"] for image in images])
+        return super().caption(images, options)
+
+
+def test_a_promotion_while_a_batch_begins_is_for_the_whole_batch_or_the_next_one(
+    make_queue: Callable[..., CaptionQueue], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = MarkingCaptioner("old"), MarkingCaptioner("new")
+    service = Service(old)
+    service.gate.clear()
+    watcher = Watcher()
+    queue = make_queue(service, observer=watcher)
+    submit(queue)  # goes to the gate at once, alone
+    until(lambda: watcher.batches)
+    pair = [submit(queue), submit(queue)]
+    while queue._waiting or queue._preparing:
+        threading.Event().wait(0.01)
+    served = iter([old])  # once more, and then the new one
+    monkeypatch.setattr(service, "captioner", lambda: next(served, new))
+    service.gate.set()
+    assert [one.result(10).model_version for one in pair] == ["old", "old"]
+    assert submit(queue).result(10).model_version == "new"
+    assert old.marks == [["old"], ["old", "old"]] and new.marks == [["new"]]
+
+
+def test_a_picture_that_is_gone_after_a_promotion_fails_alone(
+    make_queue: Callable[..., CaptionQueue],
+) -> None:
+    service = Service(FakeCaptioner("old"))
+    service.gate.clear()
+    queue = make_queue(service)
+    submit(queue)  # goes to the gate at once, alone
+    while queue.depth:
+        threading.Event().wait(0.01)
+
+    def gone() -> Image.Image:
+        raise FileNotFoundError("deleted meanwhile")
+
+    with queue.reserve(2) as places:
+        lost = places.submit(gone, PLAIN, picture=draw())
+        kept = places.submit(draw, PLAIN, picture=draw())
+    service.held = FakeCaptioner("new")
+    service.gate.set()
+    assert kept.result(10).model_version == "new"
+    with pytest.raises(FileNotFoundError, match="meanwhile"):
+        lost.result(10)
+
+
+def test_a_queue_with_nothing_to_do_does_not_hold_the_model(
+    make_queue: Callable[..., CaptionQueue],
+) -> None:
+    service = Service(FakeCaptioner("old"))
+    queue = make_queue(service)
+    assert submit(queue).result(10)
+    alive = weakref.ref(service.held)
+    service.held = FakeCaptioner("new")
+    until(lambda: gc.collect() is not None and alive() is None)
 
 
 def test_what_waits_does_not_hold_the_picture_that_was_sent(

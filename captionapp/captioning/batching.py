@@ -200,12 +200,20 @@ class CaptionQueue:
     # The thread of the pictures
 
     def _prepare_all(self) -> None:
-        while request := self._next_to_prepare():
-            self._prepare(request)
-            with self._changed:
-                self._preparing -= 1
-                self._prepared.append(request)
-                self._tell()
+        while self._prepare_next():  # which keeps nothing: see ``_run``
+            pass
+
+    def _prepare_next(self) -> bool:
+        """Prepare the oldest that waits; whether there was one, as in ``_run_batch``."""
+        request = self._next_to_prepare()
+        if request is None:
+            return False
+        self._prepare(request)
+        with self._changed:
+            self._preparing -= 1
+            self._prepared.append(request)
+            self._tell()
+        return True
 
     def _next_to_prepare(self) -> _Request | None:
         """The oldest that waits; None when all is done at closing."""
@@ -217,10 +225,15 @@ class CaptionQueue:
             self._preparing += 1
             return self._waiting.popleft()
 
-    def _prepare(self, request: _Request, picture: Image.Image | None = None) -> None:
+    def _prepare(
+        self,
+        request: _Request,
+        picture: Image.Image | None = None,
+        captioner: Captioner | None = None,
+    ) -> None:
         """Have the picture as small as the model needs it; it is read unless it is at hand."""
         try:
-            request.captioner = self._service.captioner()
+            request.captioner = captioner or self._service.captioner()
             started = time.perf_counter()
             request.image = request.captioner.prepare(picture or request.load())
         except Exception as error:  # it fails alone, and in its turn
@@ -232,17 +245,26 @@ class CaptionQueue:
     # The thread of the captions
 
     def _run(self) -> None:
-        while batch := self._next_batch():
-            try:
-                self._follow_promotion(batch)
-                begun = self._begin(batch)
-                if begun:
-                    self._make(begun)
-            except Exception:  # the thread must outlive whatever a batch does
-                logger.exception("a batch of captions failed")
-                _fail(batch, RuntimeError("the batch failed"))
-            finally:
-                self._give_back(len(batch))
+        while self._run_batch():  # which keeps nothing: a model that is no longer served can go
+            pass
+
+    def _run_batch(self) -> bool:
+        """Make the next batch; whether there was one, which there is not when all is done at
+        closing."""
+        batch = self._next_batch()
+        try:
+            begun = self._begin(batch)
+            if begun:
+                captioner = self._service.captioner()  # of the whole batch, whatever is promoted
+                ready = self._follow_promotion(captioner, begun)
+                if ready:
+                    self._make(captioner, ready)
+        except Exception:  # the thread must outlive whatever a batch does
+            logger.exception("a batch of captions failed")
+            _fail(batch, RuntimeError("the batch failed"))
+        finally:
+            self._give_back(len(batch))
+        return bool(batch)
 
     def _begin(self, batch: list[_Request]) -> list[_Request]:
         """Those that can be captioned, now that their turn has come; of the others the futures say
@@ -264,11 +286,15 @@ class CaptionQueue:
                 taken.discard(one.name)
         return [one for one in running if not one.future.done()]
 
-    def _follow_promotion(self, batch: list[_Request]) -> None:
-        """Prepare anew what was prepared for a version that is no longer served."""
+    def _follow_promotion(self, captioner: Captioner, batch: list[_Request]) -> list[_Request]:
+        """Prepare anew what was prepared for a version that is no longer served. Returns those that
+        this captioner can caption; the others' futures say why."""
         for request in batch:
-            if request.image and request.captioner is not self._service.captioner():
-                self._prepare(request)
+            if request.captioner is not captioner:
+                self._prepare(request, captioner=captioner)
+                if request.error:
+                    request.future.set_exception(request.error)
+        return [one for one in batch if not one.error]
 
     def _next_batch(self) -> list[_Request]:
         """The oldest that is prepared and others that go with it; empty when all is done at
@@ -310,29 +336,28 @@ class CaptionQueue:
         most = 1 if self._prepared[0].call else self._batch_size
         return len(self._going_together()) == most
 
-    def _make(self, batch: list[_Request]) -> None:
+    def _make(self, captioner: Captioner, batch: list[_Request]) -> None:
         started = time.monotonic()
         if self._observer:
             self._observer.batch_begun(len(batch))
             for request in batch:
                 self._observer.step("queue", started - request.submitted)
-        self._answer(batch)
+        self._answer(captioner, batch)
         seconds = time.monotonic() - started
         self._pace = seconds / len(batch)
         if self._observer:
             self._observer.step("model", seconds)
 
-    def _answer(self, batch: list[_Request]) -> None:
+    def _answer(self, captioner: Captioner, batch: list[_Request]) -> None:
         """Caption the pictures; if that fails for several, one by one, so that one fails alone."""
         first, images = batch[0], [one.image for one in batch if one.image]
-        assert first.captioner
         answers: Sequence[Any]
         try:
             if first.call:
-                answers = [first.call(first.captioner, images[0])]
+                answers = [first.call(captioner, images[0])]
             else:
                 assert first.options
-                answers = first.captioner.caption(images, first.options)
+                answers = captioner.caption(images, first.options)
         except ModelUnavailable as error:
             _fail(batch, error)
         except Exception as error:
@@ -341,7 +366,7 @@ class CaptionQueue:
                 return
             logger.warning("a batch of %d failed and is made one by one: %s", len(batch), error)
             for request in batch:
-                self._answer([request])
+                self._answer(captioner, [request])
         else:
             for request, answer in zip(batch, answers, strict=True):
                 request.future.set_result(answer)
