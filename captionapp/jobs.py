@@ -193,21 +193,22 @@ class CaptionJobs:
         reservation: Reservation,
         picture: Image.Image | None = None,
     ) -> None:
-        """Queue the making of a caption, unless the current version's is there or on its way.
+        """Queue the making of a caption, unless the served version's is there or on its way.
 
         The stored picture is read if the ``picture`` is not at hand.
         """
+        serving = self.service.captioner().model_version
         with self.database.write() as session:
-            begun = self.begin(session, image_id, options)
+            begun = self.begin(session, image_id, options, serving)
         if begun:
             self.queue_up(image_id, options, reservation, picture)
 
-    def begin(self, session: Session, image_id: str, options: DecodeOptions) -> bool:
-        """Whether a caption is to be made, which this process has to ``queue_up`` then; not if the
-        current version's is there, or this process, or another, is at it."""
+    def begin(self, session: Session, image_id: str, options: DecodeOptions, serving: str) -> bool:
+        """Whether a caption is to be made, which this process has to ``queue_up`` then; not if that
+        of the version ``serving`` is there, or this process, or another, is at it."""
         key = (image_id, options.key())
         known = self.captions.of_in(session, [image_id]).get(key, [])
-        if known and known[0].model_version == self.service.versions.current().name:
+        if known and known[0].model_version == serving:
             self.metrics.cache_hit()
             return False
         return self.records.begin_in(session, *key, LEASE_SECONDS)

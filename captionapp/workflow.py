@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -302,9 +303,8 @@ class Workflow:
         options = self.settings.decode_options()
 
         def keep(image: ValidatedImage, name: str) -> None:
-            self.store.add(image)
             held = _held(image, name, options)
-            with self.records.write() as session:
+            with self._stored(image) as session:
                 self._hold(session, held, IMPORTED, image)
 
         importing = FeedbackImport(
@@ -329,13 +329,33 @@ class Workflow:
             image = decode(file.read(), self.limits)
         about(image.image_id)
         with timed("store"):
-            self.store.add(image)
             held = _held(image, file.display_name, options)
-            with self.records.write() as session:
+            serving = self.service.captioner().model_version
+            with self._stored(image) as session:
                 fresh = self._hold(session, held, contributor, image)
-                begun = self.jobs.begin(session, image.image_id, options)
+                begun = self.jobs.begin(session, image.image_id, options, serving)
         self.metrics.picture_stored()
         return image, fresh, begun
+
+    @contextmanager
+    def _stored(self, image: ValidatedImage) -> Iterator[Session]:
+        """A transaction that makes the row of the picture, whose file is there. If that fails the
+        file goes as well: nothing else would ever remove it."""
+        self.store.add(image)
+        try:
+            with self.records.write() as session:
+                yield session
+        except Exception:
+            self._remove_without_row(image.image_id)
+            raise
+
+    def _remove_without_row(self, image_id: str) -> None:
+        try:
+            with self.records.write() as session:  # while which nobody else makes the row
+                if not self.records.is_there(session, image_id):
+                    self.store.delete(image_id)
+        except Exception:  # what brought us here is what is to be told
+            logger.exception("the file of picture %s stays without a row", image_id)
 
     def _hold(self, session: Session, held: Held, contributor: str, image: ValidatedImage) -> bool:
         fresh = self.records.hold(session, held, contributor)

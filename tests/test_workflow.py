@@ -295,5 +295,35 @@ def test_a_database_that_fails_once_does_not_block_a_picture_for_ever(
     with pytest.raises(RuntimeError):
         workflow.submit([incoming()], "anna")
     assert workflow.pictures("anna").total == 0  # taken in whole, or not at all
+    assert workflow.store.size_bytes() == 0
     monkeypatch.undo()
     assert workflow.picture(send(workflow), "anna").status == "done"
+
+
+def test_a_file_that_others_have_a_row_of_stays_when_the_database_fails(
+    workflow: Workflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image_id = send(workflow, contributor="ben")
+
+    def locked(*_: Any) -> bool:
+        raise RuntimeError("database is locked")
+
+    monkeypatch.setattr(workflow.records, "hold", locked)
+    with pytest.raises(RuntimeError):
+        workflow.submit([incoming()], "anna")
+    assert image_id in workflow.store
+
+
+def test_of_a_database_that_goes_on_failing_the_first_error_is_told(
+    workflow: Workflow, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    errors = iter([RuntimeError("database is locked"), RuntimeError("and still is")])
+
+    def locked(*_: Any) -> bool:
+        raise next(errors)
+
+    for name in ("hold", "is_there"):
+        monkeypatch.setattr(workflow.records, name, locked)
+    with pytest.raises(RuntimeError, match="is locked"):
+        workflow.submit([incoming()], "anna")
+    assert "without a row" in caplog.text
