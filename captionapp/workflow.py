@@ -151,12 +151,15 @@ class Workflow:
                     full = error if isinstance(error, StorageFull) else full
                     self.metrics.failure(type(error).__name__)
                     submission.rejected.append(Rejected(file.display_name, error.message))
+                    reservation.give_back(1)
                     continue
                 if image.image_id not in submission.accepted:
                     submission.accepted.append(image.image_id)
                     submission.fresh.update({image.image_id} if fresh else ())
                 if begun:
                     self.jobs.queue_up(image.image_id, options, reservation, image.image)
+                else:
+                    reservation.give_back(1)
         if full and not submission.accepted:
             raise full
         return submission
@@ -351,7 +354,7 @@ class Workflow:
 
     def _remove_without_row(self, image_id: str) -> None:
         try:
-            with self.records.write() as session:  # while which nobody else makes the row
+            with self.records.write() as session:  # inside it nobody makes the row
                 if not self.records.is_there(session, image_id):
                     self.store.delete(image_id)
         except Exception:  # what brought us here is what is to be told

@@ -2,14 +2,12 @@ from __future__ import annotations
 
 import gc
 import threading
-import time
 import weakref
 from collections.abc import Callable, Sequence
 
 import pytest
 from PIL import Image
 
-from captionapp.captioning import batching
 from captionapp.captioning.batching import CaptionQueue
 from captionapp.captioning.captioner import Caption, DecodeOptions
 from captionapp.errors import QueueFull
@@ -83,39 +81,6 @@ def test_what_waits_with_equal_options_is_one_batch(
     assert watcher.depths[-1] == 0
     assert {watcher.steps.count(step) for step in ("prepare", "queue")} == {6}
     assert 3 <= watcher.steps.count("model") <= 4  # the last one is told after its answers
-
-
-def test_after_a_batch_of_several_pictures_that_are_being_taken_in_are_waited_for(
-    make_queue: Callable[..., CaptionQueue], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clock = [0.0]
-    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(batching, "GATHER_SECONDS", 0.0)
-    captioner = FakeCaptioner()
-    said = captioner.caption
-
-    def slowly(images: Sequence[Image.Image], options: DecodeOptions) -> list[Caption]:
-        clock[0] += 30
-        return said(images, options)
-
-    monkeypatch.setattr(captioner, "caption", slowly)
-    service = Service(captioner)
-    service.gate.clear()
-    queue = make_queue(service)
-    futures = [submit(queue)]  # goes to the gate at once, alone
-    while queue.depth:
-        threading.Event().wait(0.01)
-    futures += [submit(queue), submit(queue)]
-    service.gate.set()
-    assert [future.result(10) for future in futures]
-    with queue.reserve(3) as reservation:
-        first = reservation.submit(draw, PLAIN)
-        threading.Event().wait(0.05)
-        assert not first.done()
-        second = reservation.submit(draw, PLAIN)
-    # The third place was given back: nothing is waited for any more.
-    assert first.result(10) and second.result(10)
-    assert [size for size, _ in captioner.calls] == [1, 2, 2]
 
 
 def test_pictures_are_prepared_while_the_model_is_busy(
@@ -287,7 +252,7 @@ def test_what_waits_does_not_hold_the_picture_that_was_sent(
 def test_a_refusal_says_how_long_the_queue_is(make_queue: Callable[..., CaptionQueue]) -> None:
     service = Service(FakeCaptioner())
     queue = make_queue(service, size=2)
-    queue._pace = 20.0
+    queue._last_batch, queue._last_seconds = 2, 40.0
     with queue.reserve(2), pytest.raises(QueueFull) as caught:
         queue.reserve(1)
     assert caught.value.retry_after == 40
@@ -311,6 +276,8 @@ def test_a_call_waits_its_turn_and_is_made_alone(
             for _ in range(2)
         ]
     after = submit(queue)
+    while queue._waiting or queue._preparing:
+        threading.Event().wait(0.01)
     for name, future in (("before", before), ("first", calls[0]), ("second", calls[1])):
         future.add_done_callback(lambda _, name=name: order.append(name))
     service.gate.set()

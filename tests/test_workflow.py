@@ -72,6 +72,20 @@ def test_a_broken_file_never_touches_the_model(
     assert captioner.calls == []
 
 
+def test_places_of_files_that_need_no_caption_are_given_back_at_once(workflow: Workflow) -> None:
+    send(workflow, "red")
+    places: list[int] = []
+
+    def last() -> bytes:
+        places.append(workflow.queue._taken)
+        return encoded(draw("blue"))
+
+    broken = IncomingFile("notes.txt", lambda: b"no picture at all")
+    until(lambda: workflow.queue._taken == 0)
+    workflow.submit([broken, incoming("red"), IncomingFile("b.png", last)], "anna")
+    assert places == [1]
+
+
 def test_a_prompt_begins_the_caption_and_another_prompt_is_another_caption(
     workflow: Workflow,
 ) -> None:

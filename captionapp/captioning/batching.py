@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -28,6 +28,9 @@ logger = logging.getLogger(__name__)
 
 #: How long a batch that is not full waits for more pictures, if they have been coming together.
 GATHER_SECONDS = 0.02
+#: How long it waits at most for pictures that are being taken in, which takes a few hundredths of a
+#: second each. A slow model's batch takes much longer, but what has not come by then may take long.
+TAKING_IN_SECONDS = 0.25
 #: After a refusal, before it is known how fast captions are made.
 RETRY_SECONDS = 5.0
 
@@ -107,9 +110,9 @@ class CaptionQueue:
         self._changed = threading.Condition()
         self._closing = False
         self._threads: list[threading.Thread] = []
+        #: How many captions were made together last, and in what time.
         self._last_batch = 0
-        #: Seconds that a caption of the last batch took.
-        self._pace = 0.0
+        self._last_seconds = 0.0
 
     @property
     def depth(self) -> int:
@@ -133,10 +136,15 @@ class CaptionQueue:
                         "Too many pictures are waiting for their description."
                         " Try again in a moment."
                     ),
-                    max(1.0, self._pace * self._taken) if self._pace else RETRY_SECONDS,
+                    self._seconds_until_free(),
                 )
             self._taken += places
         return Reservation(self, places)
+
+    def _seconds_until_free(self) -> float:
+        if not self._last_batch:
+            return RETRY_SECONDS
+        return max(1.0, self._last_seconds / self._last_batch * self._taken)
 
     def close(self, timeout: float) -> bool:
         """Take nothing more, and make what is waiting for at most ``timeout`` seconds.
@@ -298,7 +306,7 @@ class CaptionQueue:
 
     def _next_batch(self) -> list[_Request]:
         """The oldest that is prepared and others that go with it; empty when all is done at
-        closing. What is being prepared is waited for, but not for long."""
+        closing. Others that may still come are waited for by ``_gather``."""
         with self._changed:
             while not self._prepared:
                 if self._is_over():
@@ -310,31 +318,32 @@ class CaptionQueue:
                 return self._next_batch()
             batch = self._going_together()
             self._prepared = deque(one for one in self._prepared if one not in batch)
-            self._last_batch = len(batch)
             self._tell()
         return batch
 
     def _gather(self) -> None:
         """Wait for others that may still go with the next batch: called with the condition held."""
         # Who was answered together may send the next ones together.
-        self._changed.wait_for(self._is_full, GATHER_SECONDS)
+        self._changed.wait_for(self._can_go, GATHER_SECONDS)
         # Pictures that are being taken in keep the processor busy until they come. None waits for
-        # them longer than the last batch took.
-        self._changed.wait_for(
-            lambda: self._is_full() or self._taken <= len(self._prepared),
-            max(0.0, self._pace * self._last_batch - GATHER_SECONDS),
-        )
+        # them longer than the last captions took.
+        if self._last_batch > 1:
+            longest = min(self._last_seconds, TAKING_IN_SECONDS)
+            self._changed.wait_for(
+                lambda: self._can_go() or self._taken <= len(self._prepared),
+                max(0.0, longest - GATHER_SECONDS),
+            )
 
     def _going_together(self) -> list[_Request]:
         first = self._prepared[0]
         return [one for one in self._prepared if one.goes_with(first)][: self._batch_size]
 
-    def _is_full(self) -> bool:
-        """Whether the next batch could not become larger."""
-        if not self._prepared:
-            return False
-        most = 1 if self._prepared[0].call else self._batch_size
-        return len(self._going_together()) == most
+    def _can_go(self) -> bool:
+        """Whether there is nothing to be won by waiting: a batch, the next or one behind it, could
+        not become larger; or it is being closed."""
+        sizes = Counter(one.options for one in self._prepared)
+        is_full = None in sizes or max(sizes.values(), default=0) >= self._batch_size
+        return is_full or self._closing
 
     def _make(self, captioner: Captioner, batch: list[_Request]) -> None:
         started = time.monotonic()
@@ -344,7 +353,8 @@ class CaptionQueue:
                 self._observer.step("queue", started - request.submitted)
         self._answer(captioner, batch)
         seconds = time.monotonic() - started
-        self._pace = seconds / len(batch)
+        if not batch[0].call:
+            self._last_batch, self._last_seconds = len(batch), seconds
         if self._observer:
             self._observer.step("model", seconds)
 
@@ -404,6 +414,13 @@ class Reservation:
         holds what ``call`` makes of the picture."""
         return self._use(_Request(load, None, call))
 
+    def give_back(self, places: int) -> None:
+        """So many fewer are needed."""
+        if places > self._places:
+            raise ValueError("more places given back than were reserved")
+        self._places -= places
+        self._queue._give_back(places)
+
     def _use(self, request: _Request) -> Future[Any]:
         if self._places == 0:
             raise ValueError("more requests than places were reserved")
@@ -420,8 +437,7 @@ class Reservation:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._queue._give_back(self._places)
-        self._places = 0
+        self.give_back(self._places)
 
 
 def _drop(request: _Request) -> None:
