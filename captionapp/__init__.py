@@ -100,6 +100,7 @@ def _workflow(chosen: Settings) -> Workflow:
     from captionapp.captioning.versions import ModelVersions
     from captionapp.feedback.repository import CsvFeedbackRepository
     from captionapp.image_store import ImageStore
+    from captionapp.job_records import JobRecords
     from captionapp.metrics import Metrics
     from captionapp.settings import ROOT
     from captionapp.workflow import Workflow
@@ -121,14 +122,19 @@ def _workflow(chosen: Settings) -> Workflow:
     instance = chosen.instance
     versions = ModelVersions(instance / "models", ROOT / "fine-tuned-model", chosen.model)
     service = ModelService(versions, load_captioner, chosen.load_retry_seconds)
+    records = _records(instance / "captionapp.db")
+    job_records = JobRecords(records)
     return Workflow(
         settings=chosen,
-        records=_records(instance / "captionapp.db"),
+        records=records,
+        job_records=job_records,
         store=ImageStore(instance / "uploads", chosen.upload_quota_mb * 1_000_000),
         feedback=CsvFeedbackRepository(instance / "feedback.csv"),
         versions=versions,
         service=service,
-        queue=CaptionQueue(service, chosen.queue_size, chosen.batch_size, metrics),
+        queue=CaptionQueue(
+            service, chosen.queue_size, chosen.batch_size, metrics, job_records.take
+        ),
         metrics=metrics,
         fetcher=fetcher,
     )

@@ -66,7 +66,8 @@ class CaptionJobs:
     def __init__(
         self,
         settings: Settings,
-        database: Records,
+        records: Records,
+        job_records: JobRecords,
         captions: CaptionRecords,
         store: ImageStore,
         service: ModelService,
@@ -74,13 +75,12 @@ class CaptionJobs:
         metrics: Metrics,
     ) -> None:
         self.settings = settings
-        self.database = database
-        self.records = JobRecords(database)
+        self.records = records
+        self.job_records = job_records
         self.captions = captions
         self.store = store
         self.service = service
         self.queue = queue
-        queue.take = self.records.take  # whoever does not want a description any more is left out
         self.metrics = metrics
         # Threads that only wait: some are always left for the other requests.
         self._waiters = threading.BoundedSemaphore(max(1, settings.threads // 2))
@@ -164,13 +164,13 @@ class CaptionJobs:
                 if time.monotonic() >= end:
                     return
                 if gone():
-                    if self.records.drop(*key, contributor):
+                    if self.job_records.drop(*key, contributor):
                         logger.info("nobody waits for the description of picture %s", key[0])
                         self.leave_out([key[0]])
                     return
             return
         while time.monotonic() < end:  # another process may be at it
-            state = self.records.of([key[0]]).get(key)
+            state = self.job_records.of([key[0]]).get(key)
             if state is None or state.problem or state.abandoned:
                 return
             time.sleep(POLL_SECONDS)
@@ -180,7 +180,7 @@ class CaptionJobs:
         places are free at once; the others are left out in their turn, see ``JobRecords.take``."""
         with self._lock:
             queued = {key: job for key, job in self._under_way.items() if key[0] in image_ids}
-        states = self.records.of(image_ids)
+        states = self.job_records.of(image_ids)
         for key, job in queued.items():
             state = states.get(key)
             if job.future and (state is None or state.problem):
@@ -198,7 +198,7 @@ class CaptionJobs:
         The stored picture is read if the ``picture`` is not at hand.
         """
         serving = self.service.captioner().model_version
-        with self.database.write() as session:
+        with self.records.write() as session:
             begun = self.begin(session, image_id, options, serving)
         if begun:
             self.queue_up(image_id, options, reservation, picture)
@@ -211,7 +211,7 @@ class CaptionJobs:
         if known and known[0].model_version == serving:
             self.metrics.cache_hit()
             return False
-        return self.records.begin_in(session, *key, LEASE_SECONDS)
+        return self.job_records.begin_in(session, *key, LEASE_SECONDS)
 
     def queue_up(
         self,
@@ -324,7 +324,7 @@ class CaptionJobs:
         with self._lock:
             under_way = list(self._under_way)
         try:
-            self.records.extend_leases(under_way, LEASE_SECONDS)
+            self.job_records.extend_leases(under_way, LEASE_SECONDS)
         except Exception:
             logger.exception("the leases of the jobs under way could not be extended")
         else:
@@ -338,7 +338,7 @@ class CaptionJobs:
 
     def _give_up(self, image_id: str, options: str, problem: str) -> None:
         try:
-            self.records.fail(image_id, options, problem)
+            self.job_records.fail(image_id, options, problem)
         except Exception:  # the database itself is what fails; the lease will run out
             logger.exception("the job of picture %s stays open", image_id)
 

@@ -44,7 +44,7 @@ class PictureViews:
             held = find(session)
             image_ids = [one.image_id for one in held]
             captions = self._captions.of_in(session, image_ids)
-            jobs = self._jobs.records.of_in(session, image_ids)
+            jobs = self._jobs.job_records.of_in(session, image_ids)
             asked = self._asked.earlier(session, image_ids, contributor) if contributor else {}
         return [
             self._view(

@@ -33,6 +33,7 @@ from captionapp.gallery import EVERYTHING, PER_PAGE, Gallery, Wanted
 from captionapp.hints import hint
 from captionapp.image_store import ImageStore
 from captionapp.images import ImageLimits, ValidatedImage, decode
+from captionapp.job_records import JobRecords
 from captionapp.jobs import CaptionJobs, options_of
 from captionapp.letting_go import LettingGo
 from captionapp.looking import Looking
@@ -67,6 +68,7 @@ class Workflow:
         self,
         settings: Settings,
         records: Records,
+        job_records: JobRecords,
         store: ImageStore,
         feedback: CsvFeedbackRepository,
         versions: ModelVersions,
@@ -92,7 +94,9 @@ class Workflow:
         )
         self.arrivals = Arrivals(records)
         self.asked = Asked(records)
-        self.jobs = CaptionJobs(settings, records, self.captions, store, service, queue, metrics)
+        self.jobs = CaptionJobs(
+            settings, records, job_records, self.captions, store, service, queue, metrics
+        )
         self.looking = Looking(self.jobs, queue, store)
         self.memory = CorrectionMemory(feedback, settings.correction_memory)
         self.gallery = Gallery(records, self.captions, self.memory)

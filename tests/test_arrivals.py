@@ -104,7 +104,7 @@ def test_cancelling_drops_what_has_not_been_begun(workflow: Workflow, held: Held
     assert workflow.cancel("anna", BATCH) == others
     assert {one.ticket.total for one in workflow.arrivals.newest("anna")} == {0}
     assert [one.image_id for one in workflow.pictures("anna").items] == [first]
-    assert workflow.jobs.records.of(others) == {}
+    assert workflow.jobs.job_records.of(others) == {}
     assert not any(one in workflow.store for one in others)
     held.go.set()
     until(lambda: workflow.picture(first, "anna").status == "done")
@@ -193,4 +193,4 @@ def test_who_deleted_a_picture_does_not_wait_for_it(
     give(workflow, COLOURS[1], contributor="ben")
     workflow.letting_go.release([second], "ben")
     workflow.cancel("anna", BATCH)
-    assert workflow.jobs.records.of([second]) == {}
+    assert workflow.jobs.job_records.of([second]) == {}

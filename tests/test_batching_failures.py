@@ -39,14 +39,13 @@ def test_what_nobody_wants_in_its_turn_is_dropped_alone(
     captioner = FakeCaptioner()
     service = Service(captioner)
     service.gate.clear()
-    queue = make_queue(service)
     asked: list[list[str]] = []
 
     def take(names: Sequence[JobName]) -> set[JobName]:
         asked.append([image_id for image_id, _ in names])
         return {name for name in names if name[0] != "unwanted"}
 
-    queue.take = take
+    queue = make_queue(service, take=take)
     futures = [submit(queue)]  # goes to the gate at once, alone, and has no name
     while queue.depth:
         threading.Event().wait(0.01)
@@ -70,8 +69,7 @@ def test_of_two_with_one_name_the_newest_is_captioned(
     captioner = FakeCaptioner()
     service = Service(captioner)
     service.gate.clear()
-    queue = make_queue(service)
-    queue.take = set
+    queue = make_queue(service, take=set)
     submit(queue)  # goes to the gate at once, alone, and has no name
     while queue.depth:
         threading.Event().wait(0.01)
@@ -115,12 +113,10 @@ def test_what_is_dropped_gives_its_place_back_at_once(
 def test_a_batch_that_cannot_be_asked_about_fails_and_the_queue_goes_on(
     make_queue: Callable[..., CaptionQueue],
 ) -> None:
-    queue = make_queue(Service(FakeCaptioner()))
-
     def take(names: Sequence[JobName]) -> set[JobName]:
         raise OSError("the disk is gone")
 
-    queue.take = take
+    queue = make_queue(Service(FakeCaptioner()), take=take)
     with queue.reserve(1) as reservation:
         failed = reservation.submit(draw, PLAIN, name=("p1", ""))
     with pytest.raises(OSError, match="the disk is gone"):

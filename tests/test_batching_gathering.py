@@ -98,8 +98,9 @@ def test_what_was_dropped_or_no_caption_is_not_of_the_last_batch(
     captioner: FakeCaptioner, make_queue: Callable[..., CaptionQueue]
 ) -> None:
     service = Service(captioner)
-    queue = make_queue(service)
-    queue.take = lambda names: [name for name in names if name[0] != "unwanted"]
+    queue = make_queue(
+        service, take=lambda names: [name for name in names if name[0] != "unwanted"]
+    )
     have_made(queue, service, ["p1", "p2"])
     with queue.reserve(1) as reservation:
         assert reservation.call(draw, lambda by, image: image.size).result(10)

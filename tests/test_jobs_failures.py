@@ -27,7 +27,7 @@ def test_a_job_of_which_nothing_could_be_written_is_made_again_when_its_lease_is
     workflow: Workflow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(workflow.captions, "add_all", fail)
-    monkeypatch.setattr(workflow.jobs.records, "fail", fail)
+    monkeypatch.setattr(workflow.jobs.job_records, "fail", fail)
     image_id = send(workflow)
     monkeypatch.undo()
     until(lambda: workflow.jobs._leases_extended)
@@ -43,7 +43,7 @@ def test_a_lost_job_is_taken_over_by_whoever_looks(
     workflow: Workflow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(workflow.captions, "add_all", fail)
-    monkeypatch.setattr(workflow.jobs.records, "fail", fail)
+    monkeypatch.setattr(workflow.jobs.job_records, "fail", fail)
     image_id = send(workflow)
     monkeypatch.undo()
     until(lambda: workflow.jobs._leases_extended)

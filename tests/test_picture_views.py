@@ -43,7 +43,7 @@ def test_what_a_dead_process_left_behind_is_taken_over(
 ) -> None:
     """Another process took the job and died: a look at the page has it done here."""
     other = JobRecords(workflow.records)
-    monkeypatch.setattr(workflow.jobs.records, "begin_in", lambda *_: False)
+    monkeypatch.setattr(workflow.jobs.job_records, "begin_in", lambda *_: False)
     (image_id,) = workflow.submit([incoming()], "anna").accepted
     monkeypatch.undo()
     key = workflow.settings.decode_options().key()

@@ -305,7 +305,7 @@ def test_a_database_that_fails_once_does_not_block_a_picture_for_ever(
     def locked(*_: Any) -> bool:
         raise RuntimeError("database is locked")
 
-    monkeypatch.setattr(workflow.jobs.records, "begin_in", locked)
+    monkeypatch.setattr(workflow.jobs.job_records, "begin_in", locked)
     with pytest.raises(RuntimeError):
         workflow.submit([incoming()], "anna")
     assert workflow.pictures("anna").total == 0  # taken in whole, or not at all

@@ -86,6 +86,9 @@ class _Request:
 class CaptionQueue:
     """At most ``size`` captions wait or are being made; a batch has the same options throughout.
 
+    ``take`` is called with the names of a batch in its turn; those that it does not return are
+    dropped, since nobody wants them any more.
+
     The threads are started by the first request, which is after any fork.
     """
 
@@ -95,13 +98,13 @@ class CaptionQueue:
         size: int,
         batch_size: int,
         observer: Observer | None = None,
+        take: Callable[[Sequence[JobName]], Collection[JobName]] = lambda names: names,
     ) -> None:
         self._service = service
         self._size = size
         self._batch_size = batch_size
         self._observer = observer
-        #: Called with the names of a batch in its turn; those that it does not return are dropped.
-        self.take: Callable[[Sequence[JobName]], Collection[JobName]] = lambda names: names
+        self._take = take
         self._waiting: deque[_Request] = deque()
         self._preparing = 0
         self._prepared: deque[_Request] = deque()
@@ -280,7 +283,7 @@ class CaptionQueue:
         running = [one for one in batch if one.future.set_running_or_notify_cancel()]
         names = [one.name for one in running if one.name is not None]
         try:
-            taken = set(self.take(names) if names else ())
+            taken = set(self._take(names) if names else ())
         except Exception as error:
             _fail(running, error)
             return []
@@ -314,7 +317,7 @@ class CaptionQueue:
                 self._changed.wait()
             if self._last_batch > 1 or self._waiting or self._preparing:
                 self._gather()
-            if not self._prepared:  # cancelled at closing
+            if not self._prepared:  # dropped, or cancelled at closing
                 return self._next_batch()
             batch = self._going_together()
             self._prepared = deque(one for one in self._prepared if one not in batch)

@@ -267,7 +267,7 @@ def test_keys_without_script(client):
 def test_a_page_that_waits_can_be_looked_at_again(app, anna, workflow):
     first, second = hang(app, 2)
     held = workflow.records.held(first, ANNA)
-    workflow.jobs.records.begin(first, held.options, 60)
+    workflow.jobs.job_records.begin(first, held.options, 60)
     assert '<a href="/history?sort=oldest">Look again' in anna.get("/history?sort=oldest").text
     assert 'http-equiv="refresh"' not in anna.get("/history").text  # WCAG 2.2.1
     opened = f"/history?at={first}&back={second}"

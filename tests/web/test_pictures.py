@@ -93,7 +93,7 @@ def test_a_page_that_waits_can_be_answered_and_looked_at_again(client, workflow,
     path = send(client, png)
     image_id = path.rsplit("/", 1)[-1]
     held = workflow.records.held(image_id, None)
-    workflow.jobs.records.begin(image_id, held.options, 60)
+    workflow.jobs.job_records.begin(image_id, held.options, 60)
     page = client.get(path).text
     assert 'data-status="waiting"' in page and 'name="correction"' in page
     assert f'<a href="{path}">Look again' in page
