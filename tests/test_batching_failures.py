@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from captionapp.captioning.batching import CaptionQueue, JobName
+from captionapp.captioning.batching import CaptionQueue
+from captionapp.captioning.queued import JobName
 from captionapp.errors import CaptionFailed, Dropped, ModelUnavailable, QueueFull
 from tests.conftest import FakeCaptioner, draw
 from tests.queueing import PLAIN, FussyCaptioner, Service, submit

@@ -13,15 +13,15 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
 from PIL import Image
 
 from captionapp.captioning.captioner import Caption, Captioner, DecodeOptions
+from captionapp.captioning.queued import JobName, Request, drop, fail
 from captionapp.captioning.service import ModelService
-from captionapp.errors import Dropped, ModelUnavailable, QueueFull
+from captionapp.errors import ModelUnavailable, QueueFull
 from captionapp.sentences import Sentence
 
 logger = logging.getLogger(__name__)
@@ -35,8 +35,6 @@ TAKING_IN_SECONDS = 0.25
 RETRY_SECONDS = 5.0
 
 T = TypeVar("T")
-#: (image_id, options key) of a job, see ``jobs``.
-JobName = tuple[str, str]
 
 
 class Observer(Protocol):
@@ -51,36 +49,6 @@ class Observer(Protocol):
     def step(self, name: str, seconds: float) -> None:
         """A picture took so long to ``prepare``, waited so long in the ``queue``; or a batch was
         so long in the ``model``."""
-
-
-@dataclass(eq=False)
-class _Request:
-    """A caption with these options, or, without options, what ``call`` makes of the picture.
-
-    ``image`` and ``captioner`` are there once it is prepared, for that captioner, or ``error`` why
-    it could not be. ``name`` is what the queue's ``take`` is asked for in its turn. ``load`` reads
-    the picture from where it is stored, so that what waits holds a small one at most.
-    """
-
-    load: Callable[[], Image.Image]
-    options: DecodeOptions | None
-    call: Callable[[Captioner, Image.Image], Any] | None = None
-    future: Future[Any] = field(default_factory=Future)
-    submitted: float = field(default_factory=time.monotonic)
-    name: JobName | None = None
-    image: Image.Image | None = None
-    error: Exception | None = None
-    captioner: Captioner | None = None
-
-    @property
-    def is_prepared(self) -> bool:
-        return self.image is not None or self.error is not None
-
-    def goes_with(self, other: _Request) -> bool:
-        """Whether one batch can hold both; a call is alone."""
-        if self.call or other.call:
-            return self is other
-        return self.options == other.options
 
 
 class CaptionQueue:
@@ -105,9 +73,9 @@ class CaptionQueue:
         self._batch_size = batch_size
         self._observer = observer
         self._take = take
-        self._waiting: deque[_Request] = deque()
+        self._waiting: deque[Request] = deque()
         self._preparing = 0
-        self._prepared: deque[_Request] = deque()
+        self._prepared: deque[Request] = deque()
         #: Places that are reserved, waiting, or in the batch under way.
         self._taken = 0
         self._changed = threading.Condition()
@@ -180,9 +148,9 @@ class CaptionQueue:
             self._tell()
         for request in found:
             if request.future.set_running_or_notify_cancel():
-                _drop(request)
+                drop(request)
 
-    def _submit(self, request: _Request) -> Future[Any]:
+    def _submit(self, request: Request) -> Future[Any]:
         with self._changed:
             runs = (("pictures", self._prepare_all), ("captions", self._run))
             for name, run in runs[len(self._threads) :]:
@@ -226,7 +194,7 @@ class CaptionQueue:
             self._tell()
         return True
 
-    def _next_to_prepare(self) -> _Request | None:
+    def _next_to_prepare(self) -> Request | None:
         """The oldest that waits; None when all is done at closing."""
         with self._changed:
             while not self._waiting:
@@ -238,7 +206,7 @@ class CaptionQueue:
 
     def _prepare(
         self,
-        request: _Request,
+        request: Request,
         picture: Image.Image | None = None,
         captioner: Captioner | None = None,
     ) -> None:
@@ -272,12 +240,12 @@ class CaptionQueue:
                     self._make(captioner, ready)
         except Exception:  # the thread must outlive whatever a batch does
             logger.exception("a batch of captions failed")
-            _fail(batch, RuntimeError("the batch failed"))
+            fail(batch, RuntimeError("the batch failed"))
         finally:
             self._give_back(len(batch))
         return bool(batch)
 
-    def _begin(self, batch: list[_Request]) -> list[_Request]:
+    def _begin(self, batch: list[Request]) -> list[Request]:
         """Those that can be captioned, now that their turn has come; of the others the futures say
         why. They are asked about together, in one transaction."""
         running = [one for one in batch if one.future.set_running_or_notify_cancel()]
@@ -285,19 +253,19 @@ class CaptionQueue:
         try:
             taken = set(self._take(names) if names else ())
         except Exception as error:
-            _fail(running, error)
+            fail(running, error)
             return []
         # One that was dropped may have been asked for anew since: the newest has the name.
         for one in sorted(running, key=lambda one: one.submitted, reverse=True):
             if one.name is not None and one.name not in taken:
-                _drop(one)
+                drop(one)
             elif one.error:
                 one.future.set_exception(one.error)
             if one.name is not None:
                 taken.discard(one.name)
         return [one for one in running if not one.future.done()]
 
-    def _follow_promotion(self, captioner: Captioner, batch: list[_Request]) -> list[_Request]:
+    def _follow_promotion(self, captioner: Captioner, batch: list[Request]) -> list[Request]:
         """Prepare anew what was prepared for a version that is no longer served. Returns those that
         this captioner can caption; the others' futures say why."""
         for request in batch:
@@ -307,7 +275,7 @@ class CaptionQueue:
                     request.future.set_exception(request.error)
         return [one for one in batch if not one.error]
 
-    def _next_batch(self) -> list[_Request]:
+    def _next_batch(self) -> list[Request]:
         """The oldest that is prepared and others that go with it; empty when all is done at
         closing. Others that may still come are waited for by ``_gather``."""
         with self._changed:
@@ -337,7 +305,7 @@ class CaptionQueue:
                 max(0.0, longest - GATHER_SECONDS),
             )
 
-    def _going_together(self) -> list[_Request]:
+    def _going_together(self) -> list[Request]:
         first = self._prepared[0]
         return [one for one in self._prepared if one.goes_with(first)][: self._batch_size]
 
@@ -348,7 +316,7 @@ class CaptionQueue:
         is_full = None in sizes or max(sizes.values(), default=0) >= self._batch_size
         return is_full or self._closing
 
-    def _make(self, captioner: Captioner, batch: list[_Request]) -> None:
+    def _make(self, captioner: Captioner, batch: list[Request]) -> None:
         started = time.monotonic()
         if self._observer:
             self._observer.batch_begun(len(batch))
@@ -361,7 +329,7 @@ class CaptionQueue:
         if self._observer:
             self._observer.step("model", seconds)
 
-    def _answer(self, captioner: Captioner, batch: list[_Request]) -> None:
+    def _answer(self, captioner: Captioner, batch: list[Request]) -> None:
         """Caption the pictures; if that fails for several, one by one, so that one fails alone."""
         first, images = batch[0], [one.image for one in batch if one.image]
         answers: Sequence[Any]
@@ -372,10 +340,10 @@ class CaptionQueue:
                 assert first.options
                 answers = captioner.caption(images, first.options)
         except ModelUnavailable as error:
-            _fail(batch, error)
+            fail(batch, error)
         except Exception as error:
             if len(batch) == 1:
-                _fail(batch, error)
+                fail(batch, error)
                 return
             logger.warning("a batch of %d failed and is made one by one: %s", len(batch), error)
             for request in batch:
@@ -405,7 +373,7 @@ class Reservation:
 
         The future holds the caption, or what went wrong; never an error as a caption.
         """
-        request = _Request(load, options, name=name)
+        request = Request(load, options, name=name)
         if picture is not None:
             self._queue._prepare(request, picture)
         return self._use(request)
@@ -415,7 +383,7 @@ class Reservation:
     ) -> Future[T]:
         """Use one place for something else than a caption, in turn with the captions: the future
         holds what ``call`` makes of the picture."""
-        return self._use(_Request(load, None, call))
+        return self._use(Request(load, None, call))
 
     def give_back(self, places: int) -> None:
         """So many fewer are needed."""
@@ -424,7 +392,7 @@ class Reservation:
         self._places -= places
         self._queue._give_back(places)
 
-    def _use(self, request: _Request) -> Future[Any]:
+    def _use(self, request: Request) -> Future[Any]:
         if self._places == 0:
             raise ValueError("more requests than places were reserved")
         future = self._queue._submit(request)
@@ -441,13 +409,3 @@ class Reservation:
         traceback: TracebackType | None,
     ) -> None:
         self.give_back(self._places)
-
-
-def _drop(request: _Request) -> None:
-    request.future.set_exception(Dropped("Nobody waits for this description any more."))
-
-
-def _fail(requests: list[_Request], error: Exception) -> None:
-    for request in requests:
-        if not request.future.done():
-            request.future.set_exception(error)
