@@ -30,8 +30,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from captionapp.captioning.versions import ModelVersions  # noqa: E402
+from tests.gunicorn_server import Browser, Server  # noqa: E402
 from tests.marked import MARKS, attribution, fits, make_marked, on_page, picture  # noqa: E402
-from tests.test_gunicorn import Browser, Server  # noqa: E402
 
 #: What is promised: every worker follows within so many seconds.
 PROMISED_SECONDS = 5.0

@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 GATHER_SECONDS = 0.02
 #: How long it waits at most for pictures that are being taken in, which takes a few hundredths of a
 #: second each. A slow model's batch takes much longer, but what has not come by then may take long.
-TAKING_IN_SECONDS = 0.25
+TAKING_IN_SECONDS = 0.6
 #: After a refusal, before it is known how fast captions are made.
 RETRY_SECONDS = 5.0
 
