@@ -192,7 +192,7 @@ class Learner:
     @torch.no_grad()
     def _see(self, pixels: torch.Tensor) -> torch.Tensor:
         with torch.autocast("cpu", torch.bfloat16, enabled=bool(self.config.bf16)):
-            vision = self.model.vision_model
+            vision = self.model.vision_model.eval()  # a step before has left it learning
             if self.config.vision == "frozen":
                 seen: torch.Tensor = vision(pixel_values=pixels)[0]
                 return seen
