@@ -48,6 +48,46 @@ _NOT_TAKEN = (
 )
 
 
+class Top(torch.nn.Module):
+    """The vision layers of a BLIP model from number ``first`` on, and its text half: what of a
+    training's steps works in each of them. With no ``first``, all of the model.
+
+    What it takes is what ``bottom`` makes of pixels (n, 3, height, width): (n, places, width), or
+    with no ``first`` the pixels.
+    """
+
+    def __init__(self, model: Any, first: int | None) -> None:
+        super().__init__()
+        vision = model.vision_model
+        self.embeddings = vision.embeddings if first is None else torch.nn.Identity()
+        self.layers = vision.encoder.layers[first:]
+        self.post_layernorm = vision.post_layernorm
+        self.text_decoder = model.text_decoder
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """(m, words): logits of the m tokens that are no padding, row by row."""
+        seen = self.embeddings(batch.pictures)
+        for layer in self.layers:
+            seen = layer(seen)
+        hidden = self.text_decoder.bert(
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            encoder_hidden_states=self.post_layernorm(seen),
+            is_decoder=True,
+            use_cache=False,
+        )[0]
+        logits: torch.Tensor = self.text_decoder.cls(hidden[batch.labels != IGNORED])
+        return logits
+
+
+def bottom(model: Any, first: int, pixels: torch.Tensor) -> torch.Tensor:
+    """(n, places, width): what a BLIP model's vision layers before ``first`` make of pixels."""
+    seen: torch.Tensor = model.vision_model.embeddings(pixels)
+    for layer in model.vision_model.encoder.layers[:first]:
+        seen = layer(seen)
+    return seen
+
+
 class Learner:
     """``start`` as it learns; ``config`` is ``settled``.
 
@@ -61,12 +101,13 @@ class Learner:
         self._precision = _precision(start.folder)
         self.text_config: Any = self.model.config.text_config
         self._lora: Any = None
-        self._start: Any = None  # what learns, as it was
         if config.method == "lora":
             self._lora = _with_lora(self.model, config)  # changes self.model in place
-        else:
-            self._start = copy.deepcopy(self._learning()).requires_grad_(False).eval()
-        self._freeze()
+        self._first = _first_that_learns(self.model, config)
+        self._top = Top(self.model, self._first)
+        self._start = None if self._lora else copy.deepcopy(self._top).requires_grad_(False)
+        if not self._lora and self._first is not None:
+            self._freeze(self._first)
         self.trained = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
         self.best: dict[str, torch.Tensor] | None = None
         peak = config.lora_learning_rate if self._lora else config.learning_rate
@@ -94,7 +135,7 @@ class Learner:
 
     def learn(self, batch: Batch) -> float:
         """One step; the cross-entropy a token of its corrections, in nats."""
-        self._learning().train()
+        self._top.train()
         config = self.config
         real = batch.labels != IGNORED
         rows = torch.arange(len(batch.labels))[:, None].expand_as(batch.labels)[real]
@@ -151,9 +192,7 @@ class Learner:
                 if "lora_B" in name:
                     parameter.mul_(1 - share)
         else:
-            learning = self._learning().parameters()
-            for now, then in zip(learning, self._start.parameters(), strict=True):
-                now.lerp_(then, share)
+            self._towards_the_start(share)
 
     def export(self, folder: Path, start: ModelVersion) -> Path:
         """Write a complete stock checkpoint, of the precision of the starting version's.
@@ -181,29 +220,32 @@ class Learner:
         return folder
 
     def features(self, file: Path, on_skip: Callable[[str], None]) -> Features | None:
-        """What the frozen layers see, kept in ``file``; None if all of them learn."""
-        if self.config.vision == "trained":
+        """What the layers that do not learn see, kept in ``file``; None if all of them do."""
+        first = self._first
+        if first is None:
             return None
+
+        @torch.no_grad()
+        def see(pixels: torch.Tensor) -> torch.Tensor:
+            with self._arithmetic():
+                return bottom(self.model, first, pixels)
+
         vision = self.model.config.vision_config
         places = (vision.image_size // vision.patch_size) ** 2 + 1
         most = int(self.config.seen_gigabytes * 1e9)
-        return Features(file, (places, vision.hidden_size), self._see, most, on_skip)
-
-    @torch.no_grad()
-    def _see(self, pixels: torch.Tensor) -> torch.Tensor:
-        with torch.autocast("cpu", torch.bfloat16, enabled=bool(self.config.bf16)):
-            vision = self.model.vision_model.eval()  # a step before has left it learning
-            if self.config.vision == "frozen":
-                seen: torch.Tensor = vision(pixel_values=pixels)[0]
-                return seen
-            seen = vision.embeddings(pixels)
-            for layer in vision.encoder.layers[: -self.config.upper_layers]:
-                seen = layer(seen)
-        return seen
+        return Features(file, (places, vision.hidden_size), see, most, on_skip)
 
     def logits(self, batch: Batch) -> torch.Tensor:
         """(m, words) of the m tokens that are no padding, row by row."""
-        return self._logits(self._learning(), batch)
+        return self._logits(self._top, batch)
+
+    def _logits(self, top: Top, batch: Batch) -> torch.Tensor:
+        with self._arithmetic():
+            logits: torch.Tensor = top(batch)
+        return logits.float()
+
+    def _arithmetic(self) -> torch.autocast:
+        return torch.autocast("cpu", torch.bfloat16, enabled=bool(self.config.bf16))
 
     def _starting_logits(self, batch: Batch) -> torch.Tensor:
         """What the starting version says of the rehearsed pictures, like ``logits``."""
@@ -216,46 +258,31 @@ class Learner:
             self._lora.enable_adapter_layers()
             return logits
 
-    def _learning(self) -> Any:
-        """The part of the model in which something learns: all of it, or its text half."""
-        return self.model.text_decoder if self.config.vision == "frozen" else self.model
-
-    def _freeze(self) -> None:
-        """What is not to learn, does not. LoRA's layers do not in any case, only its matrices."""
-        if self._lora or self.config.vision == "trained":
-            return
+    def _freeze(self, first: int) -> None:
+        """The vision layers before this one do not learn. If none do, nor does what follows."""
         vision = self.model.vision_model.requires_grad_(False)
-        if self.config.vision == "upper":
-            vision.encoder.layers[-self.config.upper_layers :].requires_grad_(True)
-            vision.post_layernorm.requires_grad_(True)
+        vision.encoder.layers[first:].requires_grad_(True)
+        vision.post_layernorm.requires_grad_(first < len(vision.encoder.layers))
 
-    def _logits(self, learning: Any, batch: Batch) -> torch.Tensor:
-        with torch.autocast("cpu", torch.bfloat16, enabled=bool(self.config.bf16)):
-            seen = batch.pictures
-            if self.config.vision == "trained":
-                seen = learning.vision_model(pixel_values=seen)[0]
-            elif self.config.vision == "upper":
-                for layer in learning.vision_model.encoder.layers[-self.config.upper_layers :]:
-                    seen = layer(seen)
-                seen = learning.vision_model.post_layernorm(seen)
-            decoder = learning if self.config.vision == "frozen" else learning.text_decoder
-            hidden = decoder.bert(
-                input_ids=batch.input_ids,
-                attention_mask=batch.attention_mask,
-                encoder_hidden_states=seen,
-                is_decoder=True,
-                use_cache=False,
-            )[0]
-            logits: torch.Tensor = decoder.cls(hidden[batch.labels != IGNORED])
-        return logits.float()
-
-    @torch.no_grad()
     def _pull_back(self) -> None:
         pull = self.config.weight_penalty * self.optimizer.param_groups[0]["lr"]
         if pull and self._start is not None:
-            learning = self._learning().parameters()
-            for now, then in zip(learning, self._start.parameters(), strict=True):
-                now.lerp_(then, pull)
+            self._towards_the_start(pull)
+
+    @torch.no_grad()
+    def _towards_the_start(self, share: float) -> None:
+        assert self._start is not None  # there is none with LoRA
+        for now, then in zip(self._top.parameters(), self._start.parameters(), strict=True):
+            now.lerp_(then, share)
+
+
+def _first_that_learns(model: Any, config: FinetuneConfig) -> int | None:
+    """Number of the first vision layer that does; one more than there are if none does, and None
+    if all of that half does."""
+    count = len(model.vision_model.encoder.layers)
+    if config.vision == "trained":
+        return None
+    return max(0, count - config.upper_layers) if config.vision == "upper" else count
 
 
 def settled(config: FinetuneConfig, start: ModelVersion, corrections: int) -> FinetuneConfig:
@@ -357,11 +384,11 @@ def _with_lora(model: Any, config: FinetuneConfig) -> Any:
 
 def _lora_vision_layers(model: Any, config: FinetuneConfig) -> list[str]:
     """Names, or ends of names."""
-    if config.vision == "upper":
-        count = len(model.vision_model.encoder.layers)
-        learning = range(count)[-config.upper_layers :]
-        return [f"layers.{n}.{name}" for n in learning for name in LORA_VISION_LAYERS]
-    return LORA_VISION_LAYERS if config.vision == "trained" else []
+    first = _first_that_learns(model, config)
+    if first is None:
+        return LORA_VISION_LAYERS
+    learning = range(first, len(model.vision_model.encoder.layers))
+    return [f"layers.{n}.{name}" for n in learning for name in LORA_VISION_LAYERS]
 
 
 def _precision(folder: Path) -> torch.dtype:
