@@ -230,6 +230,48 @@ def test_it_stops_early_and_takes_the_best_weights(
     )
 
 
+def test_the_result_is_the_mean_over_the_steps_of_the_steady_rate(
+    start: ModelVersion, pictures: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from captionapp.training.learner import Learner
+
+    steps, rates, learn = [], [], Learner.learn
+
+    def counted(learner: Learner, batch: Any) -> float:
+        loss = learn(learner, batch)
+        rates.append(learner.optimizer.param_groups[0]["lr"] / CONFIG.learning_rate)
+        steps.append({name: value.detach().clone() for name, value in learner.trained.items()})
+        return loss
+
+    monkeypatch.setattr(Learner, "learn", counted)
+    config = replace(CONFIG, epochs=5, steady_rate=0.3, steady_from=0.6)
+    made = Training(start, tmp_path / "run").run(config, pictures("a red cat", 8))
+    assert made.figures["averaged"] == 4 and len(steps) == 10
+    assert rates[6:] == pytest.approx([0.3] * 4)
+    assert sorted(rates[1:7], reverse=True) == rates[1:7] and rates[1] > 0.9
+    now = weights(made.folder)
+    for name in steps[-1]:
+        mean = sum(step[name] for step in steps[6:]) / 4
+        assert torch.allclose(now[name], mean, atol=1e-6)
+    some = "text_decoder.bert.encoder.layer.0.output.dense.weight"
+    assert not torch.allclose(now[some], steps[-1][some], atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_the_mean_is_what_is_looked_at_and_what_learns_is_not_changed_by_that(
+    start: ModelVersion, pictures: Any, tmp_path: Path, method: str
+) -> None:
+    train, watched = pictures("a red cat", 8), pictures("a red cat runs", 3)
+    config = replace(CONFIG, epochs=4, method=method)
+    alone = Training(start, tmp_path / "alone").run(config, train)
+    made = Training(start, tmp_path / "run").run(config, train, watched)
+    assert made.figures["best_step"] == made.figures["step"]  # it gained to the end
+    one, two = weights(alone.folder), weights(made.folder)
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    loss = held_out_loss(config, replace(start, folder=made.folder), watched)
+    assert made.figures["best_held_out_loss"] == pytest.approx(loss, 1e-3)
+
+
 def held_out_loss(config: FinetuneConfig, version: ModelVersion, examples: Any) -> float:
     from captionapp.training.batches import Batches
     from captionapp.training.learner import Learner

@@ -30,18 +30,18 @@ def pictures(tmp_path: Path) -> Callable[[str, int], list[Example]]:
     return partial(drawn, tmp_path)
 
 
-@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize(("method", "stop_at"), [("full", 5), ("full", 9), ("lora", 9)])
 def test_a_stopped_training_goes_on_as_if_nothing_had_been(
-    start: ModelVersion, pictures: Any, tmp_path: Path, method: str
+    start: ModelVersion, pictures: Any, tmp_path: Path, method: str, stop_at: int
 ) -> None:
     train, held_out = pictures("a red cat on the beach", 6), pictures("a cat on grass", 2)
     config = replace(CONFIG, epochs=6, method=method)
     whole = Training(start, tmp_path / "whole").run(config, train, held_out)
-    with pytest.raises(TrainingStopped, match="after step 5 of 12"):
-        Training(start, tmp_path / "parts", stop_at=5).run(config, train, held_out)
+    with pytest.raises(TrainingStopped, match=f"after step {stop_at} of 12"):
+        Training(start, tmp_path / "parts", stop_at=stop_at).run(config, train, held_out)
     again = Training(start, tmp_path / "parts")
     parts = again.run(config, train, held_out)
-    assert again.asked == 7  # steps that were left
+    assert again.asked == 12 - stop_at  # steps that were left
     one, two = weights(whole.folder), weights(parts.folder)
     assert all(torch.allclose(one[name], two[name], atol=1e-5) for name in one)
     assert whole.figures["best_held_out_loss"] == pytest.approx(parts.figures["best_held_out_loss"])

@@ -29,6 +29,7 @@ class State:
     best_held_out_loss: float = math.inf
     best_step: int = 0
     looks_without_gain: int = 0
+    averaged: int = 0  # steps of which there is a mean
 
 
 def save(
@@ -42,6 +43,7 @@ def save(
         "state": asdict(state),
         "trained": {name: p.detach() for name, p in learner.trained.items()},
         "best": learner.best,
+        "mean": learner.mean,
         "optimizer": learner.optimizer.state_dict(),
     }
     path = run_folder / FILE
@@ -64,7 +66,7 @@ def load(run_folder: Path, learner: Learner, on_skip: Callable[[str], None]) -> 
     try:
         content = torch.load(path, weights_only=True)
         state = State(**content["state"])  # an older release may have had other fields
-        best, saved = content["best"], content["trained"]
+        best, mean, saved = content["best"], content["mean"], content["trained"]
         weights = {name: saved[name].view_as(p) for name, p in learner.trained.items()}
         learner.optimizer.load_state_dict(content["optimizer"])  # all of it or nothing
     except FileNotFoundError:
@@ -75,5 +77,5 @@ def load(run_folder: Path, learner: Learner, on_skip: Callable[[str], None]) -> 
     with torch.no_grad():
         for name, parameter in learner.trained.items():
             parameter.copy_(weights[name])
-    learner.best = best
+    learner.best, learner.mean = best, mean
     return state

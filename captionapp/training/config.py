@@ -17,7 +17,7 @@ class FinetuneConfig:
 
     # How long
     epochs: float = 18.0  # passes over the corrections, at most
-    minutes: float = 0.0  # wall time of the training, at most; 0: no limit. Rates reach 0 by then
+    minutes: float = 0.0  # wall time of the training, at most; 0: no limit
     patience: int = 6  # looks at the held-out loss without a new best one, until it stops early
     seed: int = 1  # of the order, the choice of captions, and the augmentation
 
@@ -32,7 +32,12 @@ class FinetuneConfig:
     vision_rate: float = 0.1  # of a wholly trained vision half, as a share of the text half's
     lora_rank: int = 16  # of each pair of matrices
     lora_alpha: int = 32  # the pairs' product counts alpha / rank times
-    warmup: float = 0.1  # share of the training in which the rate rises; a cosine to 0 follows
+    warmup: float = 0.1  # share of the training in which the rate rises; a cosine follows
+    steady_rate: float = 0.5  # share of the peak to which the cosine falls
+    steady_from: float = (
+        0.5  # share of the training that is over then. From there on the rate stays,
+    )
+    # and the mean of the weights over the steps is what is made; 1: the last weights are
     batch_size: int = 16  # corrections in a step
     betas: tuple[float, float] = (0.9, 0.98)  # of AdamW
     clip: float = 1.0  # longest gradient, as a norm over all weights
@@ -74,10 +79,15 @@ class FinetuneConfig:
         for name in (*above, "views", "rehearsed_views", "upper_layers"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0.")
-        shares = ("warmup", "crop", "retain_held_out", "held_out_share", "label_smoothing")
-        for name in (*shares, "way_back", "inset"):
-            if not 0 <= getattr(self, name) < 1 + (name in ("crop", "inset")):
+        shares = ("warmup", "retain_held_out", "held_out_share", "label_smoothing", "way_back")
+        up_to_1 = ("crop", "inset", "steady_rate", "steady_from")
+        for name in (*shares, *up_to_1):
+            if not 0 <= getattr(self, name) < 1 + (name in up_to_1):
                 raise ValueError(f"{name} is {getattr(self, name)}; it is a share, from 0 to 1.")
+        if self.steady_from <= self.warmup:
+            raise ValueError(
+                f"steady_from is {self.steady_from}; it must be above warmup, {self.warmup}."
+            )
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas are {self.betas}; each is from 0 to below 1.")
         for name, value in vars(self).items():

@@ -99,7 +99,7 @@ def finetune(
 
     ``config`` is ``learner.settled``: nothing in it is left to be chosen.
     ``held_out`` is looked at after every pass, to stop early and to choose the weights; with none,
-    the last ones are taken. The captions of ``rehearsal`` are ones that are to stay right.
+    the last mean of them is taken. The captions of ``rehearsal`` are ones that are to stay right.
     ``on_skip`` is told, in a sentence, of what was left out: a picture, or a checkpoint.
 
     Raises:
@@ -132,11 +132,15 @@ def finetune(
         if batch:
             _note(state, learner.learn(batch))
             pace.step_ends(len(batch.pictures))
+            if done >= config.steady_from:
+                state.averaged += 1
+                learner.average(state.averaged)
         elif batches.broken.issuperset(example.path for example in train):
             raise TrainingFailed("None of the pictures to train on can be read.")
         state.step += 1
         if held_out and state.step % steps_a_pass == 0:
-            _look(state, learner.loss(batches.as_they_are(held_out)), learner)
+            with learner.averaged():
+                _look(state, learner.loss(batches.as_they_are(held_out)), learner)
         now = time.monotonic()
         state.seconds = now - began
 
@@ -154,7 +158,7 @@ def finetune(
             on_progress(_progress(state, config, steps, steps_a_pass, pace))
 
     checkpoints.save(run_folder, learner, state, on_skip)  # storing it may fail
-    learner.take_best()
+    learner.take_result()
     learner.step_back()
     return TrainedCheckpoint(
         learner.export(run_folder / UNFINISHED, start), _figures(state, steps, config)

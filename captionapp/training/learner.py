@@ -27,8 +27,8 @@ from captionapp.training.features import Features
 
 #: From this many parameters on LoRA is chosen: a step of all weights costs a laptop too much.
 LORA_PARAMETERS = 150_000_000
-#: Full fine-tuning keeps weights, gradients, two moments, the starting and the best weights.
-COPIES = 6
+#: Full fine-tuning keeps weights, gradients, two moments, the starting, best, and mean weights.
+COPIES = 7
 #: Share of the free memory that these may take; pictures and activations want some too.
 MEMORY_SHARE = 0.5
 #: From this many corrections on there is enough to teach a vision model without it unlearning.
@@ -46,6 +46,10 @@ _NOT_TAKEN = (
     "model.safetensors.index.json",
     "pytorch_model.bin.index.json",
 )
+
+
+#: Those that learn, by name.
+Weights = dict[str, torch.Tensor]
 
 
 class Top(torch.nn.Module):
@@ -109,7 +113,8 @@ class Learner:
         if not self._lora and self._first is not None:
             self._freeze(self._first)
         self.trained = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
-        self.best: dict[str, torch.Tensor] | None = None
+        self.best: Weights | None = None  # of the looks at the held-out loss
+        self.mean: Weights | None = None  # over the steps, once there is one
         peak = config.lora_learning_rate if self._lora else config.learning_rate
         share = config.vision_rate if config.vision == "trained" else 1.0
         vision = [p for name, p in self.trained.items() if "vision_model." in name]
@@ -124,12 +129,14 @@ class Learner:
         )
 
     def set_rate(self, done: float) -> None:
-        """Warm-up, then a cosine to 0; ``done`` is the share of the training that is over."""
-        warmup = self.config.warmup
-        if done < warmup:
-            share = (done + 0.01) / (warmup + 0.01)
+        """Warm-up, a cosine, then steady; ``done`` is the share of the training that is over."""
+        config = self.config
+        if done < config.warmup:
+            share = (done + 0.01) / (config.warmup + 0.01)
         else:
-            share = 0.5 * (1 + math.cos(math.pi * (done - warmup) / (1 - warmup)))
+            fallen = min(1, (done - config.warmup) / (config.steady_from - config.warmup))
+            above = 0.5 * (1 + math.cos(math.pi * fallen))
+            share = config.steady_rate + (1 - config.steady_rate) * above
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * share
 
@@ -172,14 +179,44 @@ class Learner:
             tokens += len(labels)
         return total / tokens if tokens else math.nan
 
+    @torch.no_grad()
+    def average(self, steps: int) -> None:
+        """Take the weights into their mean, which is one of ``steps`` then: the mean over steps of
+        a steady rate forgets less than the last of them (Izmailov et al. 2018, "Averaging weights
+        leads to wider optima and better generalization")."""
+        if self.mean is None:
+            self.mean = self._weights()
+        for name, mean in self.mean.items():
+            mean.lerp_(self.trained[name], 1 / steps)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The weights are their mean meanwhile, if there is one."""
+        if self.mean is None:
+            yield
+            return
+        last = self._weights()
+        self._take(self.mean)
+        try:
+            yield
+        finally:
+            self._take(last)
+
     def keep_as_best(self) -> None:
         """Remember the weights as they are."""
-        self.best = {name: p.detach().clone() for name, p in self.trained.items()}
+        self.best = self._weights()
+
+    def take_result(self) -> None:
+        """Go to the remembered weights; if there are none, to their mean, if there is one."""
+        if result := self.best or self.mean:
+            self._take(result)
+
+    def _weights(self) -> Weights:
+        return {name: p.detach().clone() for name, p in self.trained.items()}
 
     @torch.no_grad()
-    def take_best(self) -> None:
-        """Go back to the remembered weights, if there are any."""
-        for name, value in (self.best or {}).items():
+    def _take(self, weights: Weights) -> None:
+        for name, value in weights.items():
             self.trained[name].copy_(value)
 
     @torch.no_grad()

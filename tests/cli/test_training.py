@@ -88,6 +88,7 @@ def test_it_makes_a_version_that_can_be_loaded(tiny: Flask) -> None:
         (["--set", "epochs"], "'epochs' is not NAME=VALUE."),
         (["--set", "=3"], "'=3' is not NAME=VALUE."),
         (["--set", "warmup=2"], "Error: warmup is 2.0; it is a share"),
+        (["--set", "steady_from=0.1"], "steady_from is 0.1; it must be above warmup, 0.1"),
         (["--set", "way_back=1"], "Error: way_back is 1.0; it is a share"),
         (["--set", "betas=[0.9,2]"], "each is from 0 to below 1"),
         (["--set", "method=some"], "auto, full or lora"),
