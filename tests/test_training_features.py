@@ -17,12 +17,12 @@ SHAPE = (3, 4)
 class Eyes:
     """See a picture's number everywhere; what they looked at is in ``looked``."""
 
-    def __init__(self, file: Path, most_bytes: int = 10**6) -> None:
+    def __init__(self, file: Path, most_bytes: int = 10**6, by: str = "eyes") -> None:
         from captionapp.training.features import Features
 
         self.looked: list[float] = []
         self.skipped: list[str] = []
-        self.features = Features(file, SHAPE, self._see, most_bytes, self.skipped.append)
+        self.features = Features(file, SHAPE, self._see, by, most_bytes, self.skipped.append)
 
     def at(self, *views: int) -> list[float]:
         """What is seen in views, which are named by a number."""
@@ -37,6 +37,12 @@ class Eyes:
     def _see(self, pixels: Any) -> Any:
         self.looked += pixels.tolist()
         return pixels[:, None, None].expand(-1, *SHAPE)
+
+
+def test_what_others_saw_is_not_taken(tmp_path: Path) -> None:
+    assert Eyes(tmp_path / "seen.bin").at(1) == [1]
+    others = Eyes(tmp_path / "seen.bin", by="other eyes")
+    assert others.at(1) == [1] and others.looked == [1]
 
 
 def test_each_view_is_looked_at_once_also_by_a_later_process(tmp_path: Path) -> None:

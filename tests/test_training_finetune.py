@@ -91,12 +91,13 @@ def test_the_upper_layers_of_the_vision_half_learn_and_the_others_do_not(
     assert others == ({"post_layernorm"} if method == "full" else set())
 
 
-def test_what_learns_in_the_upper_layers_is_what_the_checkpoint_does(
-    checkpoint: Path, pictures: Any, tmp_path: Path
+@pytest.mark.parametrize("vision", ["frozen", "upper"])
+def test_what_learns_above_other_layers_is_what_the_checkpoint_does(
+    checkpoint: Path, pictures: Any, tmp_path: Path, vision: str
 ) -> None:
     """The loss by layers that are looked through once and by the model as a whole is the same."""
     start = seeing_version(checkpoint, tmp_path / "seeing")
-    config = replace(CONFIG, epochs=3, vision="upper", upper_layers=1)
+    config = replace(CONFIG, epochs=3, vision=vision, upper_layers=1)
     train, watched = pictures("a red cat", 4), pictures("a cat", 3)
     made = Training(start, tmp_path / "run").run(config, train, watched)
     whole = held_out_loss(config, replace(start, folder=made.folder), watched)
@@ -129,28 +130,34 @@ def test_operations_of_layers_that_learn() -> None:
     assert _operations(base, 100) == 12 * _operations(base, 1)
 
 
-def test_a_frozen_vision_half_looks_once_at_each_view(
-    start: ModelVersion, pictures: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("vision", ["frozen", "upper"])
+def test_layers_that_do_not_learn_look_once_at_each_view(
+    start: ModelVersion,
+    pictures: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    vision: str,
 ) -> None:
-    from transformers import BlipVisionModel
+    from captionapp.training import learner
 
     looked: list[int] = []
-    forward = BlipVisionModel.forward
+    bottom = learner.bottom
 
-    def counted(self: Any, pixel_values: Any, **options: Any) -> Any:
-        looked.append(len(pixel_values))
-        return forward(self, pixel_values, **options)
+    def counted(model: Any, first: int, pixels: Any) -> Any:
+        looked.append(len(pixels))
+        return bottom(model, first, pixels)
 
-    monkeypatch.setattr(BlipVisionModel, "forward", counted)
+    monkeypatch.setattr(learner, "bottom", counted)
     config = replace(CONFIG, views=3, rehearsed_views=2, rehearsal=1.0, checkpoint_seconds=0)
+    config = replace(config, vision=vision, upper_layers=1)
     train, watched, old = pictures("a red cat", 6), pictures("a cat", 3), pictures("a dog", 5)
     with pytest.raises(TrainingStopped):
         Training(start, tmp_path / "run", stop_at=15).run(config, train, watched, old)
-    before = sum(looked)
-    assert before <= 6 * 3 + 3 + 5 * 2  # 20 passes in which each was shown
+    before, views = sum(looked), 6 * 3 + 3 + 5 * 2
+    assert 0 < before <= views
     training = Training(start, tmp_path / "run")
-    training.run(replace(config), train, watched, old)
-    assert sum(looked) <= 6 * 3 + 3 + 5 * 2  # also after it went on
+    training.run(config, train, watched, old)
+    assert sum(looked) == views  # 20 passes in which each was shown
     assert training.progress[-1].seconds_left == 0
 
 

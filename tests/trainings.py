@@ -30,7 +30,7 @@ def tiny_version(checkpoint: Path) -> ModelVersion:
     return ModelVersion("tiny-1", checkpoint, "local", "2026-01-01T00:00:00Z")
 
 
-def seeing_version(checkpoint: Path, folder: Path) -> ModelVersion:
+def seeing_version(checkpoint: Path, folder: Path, dropout: float = 0.0) -> ModelVersion:
     """A tiny version whose vision half tells pictures apart: BLIP begins with weights of 1e-10."""
     import torch
     from transformers import BlipForConditionalGeneration
@@ -41,6 +41,7 @@ def seeing_version(checkpoint: Path, folder: Path) -> ModelVersion:
     with torch.no_grad():
         for parameter in model.vision_model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
+    model.config.text_config.hidden_dropout_prob = dropout
     model.save_pretrained(folder)
     return tiny_version(folder)
 

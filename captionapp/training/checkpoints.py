@@ -66,8 +66,9 @@ def load(run_folder: Path, learner: Learner, on_skip: Callable[[str], None]) -> 
     try:
         content = torch.load(path, weights_only=True)
         state = State(**content["state"])  # an older release may have had other fields
-        best, mean, saved = content["best"], content["mean"], content["trained"]
-        weights = {name: saved[name].view_as(p) for name, p in learner.trained.items()}
+        best, mean = content["best"], content.get("mean")  # an older release had no mean
+        weights = learner.fitting(content["trained"])
+        best, mean = (learner.fitting(one) if one else None for one in (best, mean))
         learner.optimizer.load_state_dict(content["optimizer"])  # all of it or nothing
     except FileNotFoundError:
         return State()

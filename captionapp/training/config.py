@@ -33,11 +33,9 @@ class FinetuneConfig:
     lora_rank: int = 16  # of each pair of matrices
     lora_alpha: int = 32  # the pairs' product counts alpha / rank times
     warmup: float = 0.1  # share of the training in which the rate rises; a cosine follows
+    # Then the rate is steady, and the mean of the weights over those steps is what is made
     steady_rate: float = 0.5  # share of the peak to which the cosine falls
-    steady_from: float = (
-        0.5  # share of the training that is over then. From there on the rate stays,
-    )
-    # and the mean of the weights over the steps is what is made; 1: the last weights are
+    steady_from: float = 0.5  # share of the training that is over by then; 1: the last weights
     batch_size: int = 16  # corrections in a step
     betas: tuple[float, float] = (0.9, 0.98)  # of AdamW
     clip: float = 1.0  # longest gradient, as a norm over all weights
@@ -100,8 +98,10 @@ class FinetuneConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> FinetuneConfig:
-        """The configuration that ``as_dict`` was made of."""
-        return cls(**{**values, "betas": tuple(values["betas"])})
+        """The configuration that ``as_dict`` was made of, perhaps by a release that knew no steady
+        rate."""
+        before = {"steady_rate": 0.0, "steady_from": 1.0}
+        return cls(**{**before, **values, "betas": tuple(values["betas"])})
 
 
 @dataclass(frozen=True)

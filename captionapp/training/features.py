@@ -23,9 +23,10 @@ _CHECK_BYTES = 4
 class Features:
     """Records of one size: a key, the numbers as float16, a checksum. They are only appended.
 
-    ``shape`` is that of what is seen of a picture, (places, width); ``see`` makes it of pixels. The
-    file takes ``most_bytes`` at most: what finds no room is seen anew each time. ``on_skip`` is
-    told, once, that the disk has none.
+    ``shape`` is that of what is seen of a picture, (places, width); ``see`` makes it of pixels, and
+    ``by`` says what that is: what others saw is not found in the file. The file takes
+    ``most_bytes`` at most: what finds no room is seen anew each time. ``on_skip`` is told, once,
+    that the disk has none.
     """
 
     def __init__(
@@ -33,10 +34,11 @@ class Features:
         file: Path,
         shape: tuple[int, int],
         see: Callable[[torch.Tensor], torch.Tensor],
+        by: str,
         most_bytes: int,
         on_skip: Callable[[str], None],
     ) -> None:
-        self.file, self.shape, self._see, self._on_skip = file, shape, see, on_skip
+        self.file, self.shape, self._see, self._by, self._on_skip = file, shape, see, by, on_skip
         self._numbers = 2 * shape[0] * shape[1]  # bytes of them
         self._record = _KEY_BYTES + self._numbers + _CHECK_BYTES
         self._room = most_bytes // self._record
@@ -57,7 +59,8 @@ class Features:
 
         ``pixels`` makes those of the views at some places of ``views``, for what is not kept yet.
         """
-        keys = [hashlib.sha256(view.encode()).digest()[:_KEY_BYTES] for view in views]
+        names = [f"{self._by} {view}" for view in views]
+        keys = [hashlib.sha256(name.encode()).digest()[:_KEY_BYTES] for name in names]
         found = self._read(keys)
         missing = [place for place, one in enumerate(found) if one is None]
         if missing:

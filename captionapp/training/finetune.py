@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import torch
 from captionapp.captioning.versions import ModelVersion
 from captionapp.errors import TrainingFailed, TrainingStopped
 from captionapp.training import checkpoints
-from captionapp.training.batches import Batches
+from captionapp.training.batches import Batch, Batches
 from captionapp.training.checkpoints import State
 from captionapp.training.config import FinetuneConfig, Progress
 from captionapp.training.dataset import Example
@@ -108,7 +108,7 @@ def finetune(
         TrainingFailed: if no picture can be read, the loss is no number any more, or the result
             cannot be stored.
     """
-    torch.manual_seed(config.seed)
+    torch.manual_seed(config.seed)  # of LoRA's matrices
     learner = Learner(config, start)
     features = learner.features(run_folder / SEEN_FILE, on_skip)
     batches = Batches(config, learner.processor, learner.text_config, features, on_skip)
@@ -128,6 +128,7 @@ def finetune(
             break
         pace.step_begins()
         learner.set_rate(done)
+        torch.manual_seed(config.seed + state.step)  # of dropout, which a checkpoint may have
         batch = batches.draw(state.step, train, rehearsal)
         if batch:
             _note(state, learner.learn(batch))
@@ -139,8 +140,7 @@ def finetune(
             raise TrainingFailed("None of the pictures to train on can be read.")
         state.step += 1
         if held_out and state.step % steps_a_pass == 0:
-            with learner.averaged():
-                _look(state, learner.loss(batches.as_they_are(held_out)), learner)
+            _look(state, learner, batches.as_they_are(held_out))
         now = time.monotonic()
         state.seconds = now - began
 
@@ -157,6 +157,8 @@ def finetune(
             reported = now
             on_progress(_progress(state, config, steps, steps_a_pass, pace))
 
+    if held_out and state.step % steps_a_pass:  # it ended within a pass
+        _look(state, learner, batches.as_they_are(held_out))
     checkpoints.save(run_folder, learner, state, on_skip)  # storing it may fail
     learner.take_result()
     learner.step_back()
@@ -172,17 +174,19 @@ def _note(state: State, loss: float) -> None:
     state.loss = loss if math.isnan(state.loss) else state.loss + RECENT * (loss - state.loss)
 
 
-def _look(state: State, loss: float, learner: Learner) -> None:
+def _look(state: State, learner: Learner, held_out: Iterator[Batch]) -> None:
     """Whether the last pass was a gain for corrections that are not trained on."""
-    if math.isnan(loss):  # their pictures are gone
-        return
-    state.held_out_loss = loss
-    if loss < state.best_held_out_loss:
-        state.best_held_out_loss, state.best_step = loss, state.step
-        state.looks_without_gain = 0
-        learner.keep_as_best()
-    else:
-        state.looks_without_gain += 1
+    with learner.averaged():
+        loss = learner.loss(held_out)
+        if math.isnan(loss):  # their pictures are gone
+            return
+        state.held_out_loss = loss
+        if loss < state.best_held_out_loss:
+            state.best_held_out_loss, state.best_step = loss, state.step
+            state.looks_without_gain = 0
+            learner.keep_as_best()
+        else:
+            state.looks_without_gain += 1
 
 
 def _share_of_time(state: State, config: FinetuneConfig) -> float:

@@ -53,8 +53,8 @@ Weights = dict[str, torch.Tensor]
 
 
 class Top(torch.nn.Module):
-    """The vision layers of a BLIP model from number ``first`` on, and its text half: what of a
-    training's steps works in each of them. With no ``first``, all of the model.
+    """The part of a BLIP model that runs in every step: its vision layers from number ``first`` on,
+    and its text half. With no ``first``, all of the model.
 
     What it takes is what ``bottom`` makes of pixels (n, 3, height, width): (n, places, width), or
     with no ``first`` the pixels.
@@ -109,7 +109,7 @@ class Learner:
             self._lora = _with_lora(self.model, config)  # changes self.model in place
         self._first = _first_that_learns(self.model, config)
         self._top = Top(self.model, self._first)
-        self._start = None if self._lora else copy.deepcopy(self._top).requires_grad_(False)
+        self._start = None if self._lora else copy.deepcopy(self._top).requires_grad_(False).eval()
         if not self._lora and self._first is not None:
             self._freeze(self._first)
         self.trained = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
@@ -142,12 +142,12 @@ class Learner:
 
     def learn(self, batch: Batch) -> float:
         """One step; the cross-entropy a token of its corrections, in nats."""
-        self._top.train()
         config = self.config
         real = batch.labels != IGNORED
         rows = torch.arange(len(batch.labels))[:, None].expand_as(batch.labels)[real]
         old = rows >= batch.corrections  # tokens of rehearsed captions
         then = self._starting_logits(batch) if old.any() and config.output_penalty else None
+        self._top.train()
         logits = self.logits(batch)
         losses = F.cross_entropy(
             logits, batch.labels[real], reduction="none", label_smoothing=config.label_smoothing
@@ -182,8 +182,9 @@ class Learner:
     @torch.no_grad()
     def average(self, steps: int) -> None:
         """Take the weights into their mean, which is one of ``steps`` then: the mean over steps of
-        a steady rate forgets less than the last of them (Izmailov et al. 2018, "Averaging weights
-        leads to wider optima and better generalization")."""
+        a steady rate generalises better than the last of them (Izmailov et al. 2018, "Averaging
+        weights leads to wider optima and better generalization"). With LoRA it is the mean of the
+        matrices, and not of their products."""
         if self.mean is None:
             self.mean = self._weights()
         for name, mean in self.mean.items():
@@ -192,15 +193,19 @@ class Learner:
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """The weights are their mean meanwhile, if there is one."""
-        if self.mean is None:
-            yield
-            return
-        last = self._weights()
-        self._take(self.mean)
+        self._exchange()
         try:
             yield
         finally:
-            self._take(last)
+            self._exchange()
+
+    def fitting(self, weights: Weights) -> Weights:
+        """What of these belongs to what learns.
+
+        Raises:
+            KeyError, RuntimeError: if something is missing, or of another shape.
+        """
+        return {name: weights[name].view_as(p) for name, p in self.trained.items()}
 
     def keep_as_best(self) -> None:
         """Remember the weights as they are."""
@@ -210,6 +215,11 @@ class Learner:
         """Go to the remembered weights; if there are none, to their mean, if there is one."""
         if result := self.best or self.mean:
             self._take(result)
+
+    def _exchange(self) -> None:
+        """The weights for their mean, without a copy of either."""
+        for name, mean in (self.mean or {}).items():
+            self.trained[name].data, mean.data = mean.data, self.trained[name].data
 
     def _weights(self) -> Weights:
         return {name: p.detach().clone() for name, p in self.trained.items()}
@@ -270,7 +280,8 @@ class Learner:
         vision = self.model.config.vision_config
         places = (vision.image_size // vision.patch_size) ** 2 + 1
         most = int(self.config.seen_gigabytes * 1e9)
-        return Features(file, (places, vision.hidden_size), see, most, on_skip)
+        by = f"the layers before {first}"
+        return Features(file, (places, vision.hidden_size), see, by, most, on_skip)
 
     def logits(self, batch: Batch) -> torch.Tensor:
         """(m, words) of the m tokens that are no padding, row by row."""
@@ -290,6 +301,7 @@ class Learner:
         with torch.no_grad():
             if self._start is not None:
                 return self._logits(self._start, old)
+            self._top.eval()
             self._lora.disable_adapter_layers()
             logits = self.logits(old)
             self._lora.enable_adapter_layers()
@@ -314,8 +326,8 @@ class Learner:
 
 
 def _first_that_learns(model: Any, config: FinetuneConfig) -> int | None:
-    """Number of the first vision layer that does; one more than there are if none does, and None
-    if all of that half does."""
+    """Number of the first vision layer that does; as many as there are if none does, and None if
+    all of that half does."""
     count = len(model.vision_model.encoder.layers)
     if config.vision == "trained":
         return None
