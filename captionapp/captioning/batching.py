@@ -14,12 +14,12 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from types import TracebackType
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from PIL import Image
 
 from captionapp.captioning.captioner import Caption, Captioner, DecodeOptions
-from captionapp.captioning.queued import JobName, Request, drop, fail
+from captionapp.captioning.queued import JobName, Observer, Request, drop, fail
 from captionapp.captioning.service import ModelService
 from captionapp.errors import ModelUnavailable, QueueFull
 from captionapp.sentences import Sentence
@@ -35,20 +35,6 @@ TAKING_IN_SECONDS = 0.6
 RETRY_SECONDS = 5.0
 
 T = TypeVar("T")
-
-
-class Observer(Protocol):
-    """Who is told what happens in a queue; ``Metrics`` for one."""
-
-    def queue_depth(self, waiting: int) -> None:
-        """So many captions wait."""
-
-    def batch_begun(self, size: int) -> None:
-        """So many pictures are captioned together."""
-
-    def step(self, name: str, seconds: float) -> None:
-        """A picture took so long to ``prepare``, waited so long in the ``queue``; or a batch was
-        so long in the ``model``."""
 
 
 class CaptionQueue:

@@ -1,4 +1,4 @@
-"""What waits in the queue before the model: see ``batching``."""
+"""What waits in the queue before the model, and who is told of it: see ``batching``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from PIL import Image
 
@@ -15,6 +15,20 @@ from captionapp.errors import Dropped
 
 #: (image_id, options key) of a job, see ``jobs``.
 JobName = tuple[str, str]
+
+
+class Observer(Protocol):
+    """Who is told what happens in a queue; ``Metrics`` for one."""
+
+    def queue_depth(self, waiting: int) -> None:
+        """So many captions wait."""
+
+    def batch_begun(self, size: int) -> None:
+        """So many pictures are captioned together."""
+
+    def step(self, name: str, seconds: float) -> None:
+        """A picture took so long to ``prepare``, waited so long in the ``queue``; or a batch was
+        so long in the ``model``."""
 
 
 @dataclass(eq=False)
