@@ -149,7 +149,7 @@ def test_layers_that_do_not_learn_look_once_at_each_view(
 
     monkeypatch.setattr(learner, "bottom", counted)
     config = replace(CONFIG, views=3, rehearsed_views=2, rehearsal=1.0, checkpoint_seconds=0)
-    config = replace(config, vision=vision, upper_layers=1)
+    config = replace(config, vision=vision, upper_layers=1, patience=100)
     train, watched, old = pictures("a red cat", 6), pictures("a cat", 3), pictures("a dog", 5)
     with pytest.raises(TrainingStopped):
         Training(start, tmp_path / "run", stop_at=15).run(config, train, watched, old)
@@ -237,6 +237,28 @@ def test_it_stops_early_and_takes_the_best_weights(
     )
 
 
+def test_the_best_weights_are_the_same_if_it_was_stopped_after_them(
+    start: ModelVersion, pictures: Any, tmp_path: Path
+) -> None:
+    train, other = pictures("a red cat on the beach", 8), pictures("a blue dog jumps", 4)
+    config = replace(CONFIG, epochs=50, patience=3, warmup=0.0)
+    whole = Training(start, tmp_path / "whole").run(config, train, other)
+    after = whole.figures["best_step"] + 1
+    with pytest.raises(TrainingStopped):
+        Training(start, tmp_path / "run", stop_at=after).run(config, train, other)
+    made = Training(start, tmp_path / "run").run(config, train, other)
+    assert made.figures["best_step"] == whole.figures["best_step"] < after
+    one, two = weights(whole.folder), weights(made.folder)
+    assert all(torch.allclose(one[name], two[name], atol=1e-6) for name in one)
+
+
+def test_a_training_that_knew_no_steady_rate_goes_on_without_one() -> None:
+    assert FinetuneConfig.from_dict(CONFIG.as_dict()) == CONFIG
+    before = {k: v for k, v in CONFIG.as_dict().items() if k not in ("steady_rate", "steady_from")}
+    made = FinetuneConfig.from_dict(before)
+    assert (made.steady_rate, made.steady_from) == (0.0, 1.0)
+
+
 def test_the_result_is_the_mean_over_the_steps_of_the_steady_rate(
     start: ModelVersion, pictures: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -265,11 +287,13 @@ def test_the_result_is_the_mean_over_the_steps_of_the_steady_rate(
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize("epochs", [4, 3.5])  # 3.5: the last look is within a pass
 def test_the_mean_is_what_is_looked_at_and_what_learns_is_not_changed_by_that(
-    start: ModelVersion, pictures: Any, tmp_path: Path, method: str
+    start: ModelVersion, pictures: Any, tmp_path: Path, method: str, epochs: float
 ) -> None:
-    train, watched = pictures("a red cat", 8), pictures("a red cat runs", 3)
-    config = replace(CONFIG, epochs=4, method=method)
+    train = pictures("a red cat", 8)
+    watched = train[:3]
+    config = replace(CONFIG, epochs=epochs, method=method)
     alone = Training(start, tmp_path / "alone").run(config, train)
     made = Training(start, tmp_path / "run").run(config, train, watched)
     assert made.figures["best_step"] == made.figures["step"]  # it gained to the end

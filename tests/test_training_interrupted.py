@@ -44,7 +44,7 @@ def test_a_stopped_training_goes_on_as_if_nothing_had_been(
     again = Training(start, tmp_path / "parts")
     parts = again.run(config, *sets)
     assert again.asked == 12 - stop_at  # steps that were left
-    assert whole.figures["best_step"] > stop_at  # of the mean, part of which was saved
+    assert whole.figures["best_step"] > stop_at  # what came after it counts
     one, two = weights(whole.folder), weights(parts.folder)
     assert all(torch.allclose(one[name], two[name], atol=1e-5) for name in one)
     assert whole.figures["best_held_out_loss"] == pytest.approx(parts.figures["best_held_out_loss"])

@@ -29,6 +29,7 @@ class State:
     best_held_out_loss: float = math.inf
     best_step: int = 0
     looks_without_gain: int = 0
+    looked_at: int = 0  # the step of the last look
     averaged: int = 0  # steps of which there is a mean
 
 

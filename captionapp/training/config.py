@@ -35,7 +35,7 @@ class FinetuneConfig:
     warmup: float = 0.1  # share of the training in which the rate rises; a cosine follows
     # Then the rate is steady, and the mean of the weights over those steps is what is made
     steady_rate: float = 0.5  # share of the peak to which the cosine falls
-    steady_from: float = 0.5  # share of the training that is over by then; 1: the last weights
+    steady_from: float = 0.5  # share of the training that is over by then; 1: never
     batch_size: int = 16  # corrections in a step
     betas: tuple[float, float] = (0.9, 0.98)  # of AdamW
     clip: float = 1.0  # longest gradient, as a norm over all weights

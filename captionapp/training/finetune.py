@@ -98,8 +98,9 @@ def finetune(
     """Train ``start`` on ``train``; goes on from ``run_folder``'s checkpoint if there is one.
 
     ``config`` is ``learner.settled``: nothing in it is left to be chosen.
-    ``held_out`` is looked at after every pass, to stop early and to choose the weights; with none,
-    the last mean of them is taken. The captions of ``rehearsal`` are ones that are to stay right.
+    ``held_out`` is looked at after every pass, and at the end, to stop early and to choose the
+    weights; with none, the mean over the steps of the steady rate is taken, or the last ones if
+    there was none. The captions of ``rehearsal`` are ones that are to stay right.
     ``on_skip`` is told, in a sentence, of what was left out: a picture, or a checkpoint.
 
     Raises:
@@ -157,7 +158,7 @@ def finetune(
             reported = now
             on_progress(_progress(state, config, steps, steps_a_pass, pace))
 
-    if held_out and state.step % steps_a_pass:  # it ended within a pass
+    if held_out and state.looked_at != state.step:  # it ended within a pass
         _look(state, learner, batches.as_they_are(held_out))
     checkpoints.save(run_folder, learner, state, on_skip)  # storing it may fail
     learner.take_result()
@@ -176,6 +177,7 @@ def _note(state: State, loss: float) -> None:
 
 def _look(state: State, learner: Learner, held_out: Iterator[Batch]) -> None:
     """Whether the last pass was a gain for corrections that are not trained on."""
+    state.looked_at = state.step
     with learner.averaged():
         loss = learner.loss(held_out)
         if math.isnan(loss):  # their pictures are gone

@@ -48,7 +48,7 @@ _NOT_TAKEN = (
 )
 
 
-#: Those that learn, by name.
+#: Weights that learn, by name.
 Weights = dict[str, torch.Tensor]
 
 
