@@ -23,14 +23,20 @@ def lease_of(workflow: Workflow, image_id: str) -> float | None:
         return session.scalar(select(Job.lease_until).where(Job.image_id == image_id))
 
 
+def send_lost(workflow: Workflow, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Upload a picture of whose job nothing can be written any more; returns its id."""
+    with monkeypatch.context() as patch:
+        patch.setattr(workflow.captions, "add_all", fail)
+        patch.setattr(workflow.jobs.job_records, "fail", fail)
+        image_id = send(workflow)
+    until(lambda: workflow.jobs._leases_extended)
+    return image_id
+
+
 def test_a_job_of_which_nothing_could_be_written_is_made_again_when_its_lease_is_over(
     workflow: Workflow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workflow.captions, "add_all", fail)
-    monkeypatch.setattr(workflow.jobs.job_records, "fail", fail)
-    image_id = send(workflow)
-    monkeypatch.undo()
-    until(lambda: workflow.jobs._leases_extended)
+    image_id = send_lost(workflow, monkeypatch)
     lease = lease_of(workflow, image_id)
     assert lease is not None
     workflow.jobs._leases_extended = float("-inf")
@@ -42,11 +48,7 @@ def test_a_job_of_which_nothing_could_be_written_is_made_again_when_its_lease_is
 def test_a_lost_job_is_taken_over_by_whoever_looks(
     workflow: Workflow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workflow.captions, "add_all", fail)
-    monkeypatch.setattr(workflow.jobs.job_records, "fail", fail)
-    image_id = send(workflow)
-    monkeypatch.undo()
-    until(lambda: workflow.jobs._leases_extended)
+    image_id = send_lost(workflow, monkeypatch)
     with workflow.records.write() as session:
         session.execute(update(Job).values(lease_until=0))
     workflow.jobs._leases_extended = float("-inf")

@@ -107,21 +107,21 @@ def test_what_learns_above_other_layers_is_what_the_checkpoint_does(
 def test_a_small_model_learns_with_its_upper_layers_and_a_large_one_without(
     start: ModelVersion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from captionapp.training import learner
+    from captionapp.training import choices
 
     config = replace(CONFIG, vision="auto")
-    assert learner.settled(config, start, 100).vision == "upper"
-    assert learner.settled(config, start, 5000).vision == "trained"
-    monkeypatch.setattr(learner, "UPPER_OPERATIONS", 1.0)
-    assert learner.settled(config, start, 100).vision == "frozen"
-    assert learner.settled(replace(config, vision="upper"), start, 100).vision == "upper"
+    assert choices.settled(config, start, 100).vision == "upper"
+    assert choices.settled(config, start, 5000).vision == "trained"
+    monkeypatch.setattr(choices, "UPPER_OPERATIONS", 1.0)
+    assert choices.settled(config, start, 100).vision == "frozen"
+    assert choices.settled(replace(config, vision="upper"), start, 100).vision == "upper"
 
 
 def test_operations_of_layers_that_learn() -> None:
     """6 x 7.08 million weights x 577 places for a layer of BLIP-base's shape."""
     from transformers import BlipConfig
 
-    from captionapp.training.learner import _operations
+    from captionapp.training.choices import _operations
 
     base = BlipConfig(
         vision_config={"image_size": 384, "patch_size": 16, "hidden_size": 768},

@@ -344,7 +344,7 @@ def test_what_was_chosen_for_a_training_holds_when_it_goes_on(
     trained: Workflow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Other memory is free then, or it goes on on another processor."""
-    from captionapp.training import learner
+    from captionapp.training import choices
 
     pattern(1).save(tmp_path / "1.png")
     example = Example(tmp_path / "1.png", ("a cat",))
@@ -353,12 +353,12 @@ def test_what_was_chosen_for_a_training_holds_when_it_goes_on(
     runs = TrainingRuns(tmp_path / "training")
     with pytest.raises(TrainingStopped), runs.begin() as run:
         plan.save(run)
-        monkeypatch.setattr(learner, "_free_memory", lambda: 1)
-        monkeypatch.setattr(learner, "bf16_is_faster", lambda: True)
+        monkeypatch.setattr(choices, "_free_memory", lambda: 1)
+        monkeypatch.setattr(choices, "bf16_is_faster", lambda: True)
         asked = iter([False, True])
         carry_out(plan, run, trained.versions, print, lambda: next(asked), refuse)
-    monkeypatch.setattr(learner, "_free_memory", lambda: 10**12)
-    monkeypatch.setattr(learner, "bf16_is_faster", lambda: False)
+    monkeypatch.setattr(choices, "_free_memory", lambda: 10**12)
+    monkeypatch.setattr(choices, "bf16_is_faster", lambda: False)
     with runs.begin(run.id) as run:
         made = carry_out(Plan.load(run), run, trained.versions, print, lambda: False, refuse)
     figures = made.details["figures"]

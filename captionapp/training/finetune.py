@@ -97,7 +97,7 @@ def finetune(
 ) -> TrainedCheckpoint:
     """Train ``start`` on ``train``; goes on from ``run_folder``'s checkpoint if there is one.
 
-    ``config`` is ``learner.settled``: nothing in it is left to be chosen.
+    ``config`` is ``choices.settled``: nothing in it is left to be chosen.
     ``held_out`` is looked at after every pass, and at the end, to stop early and to choose the
     weights; with none, the mean over the steps of the steady rate is taken, or the last ones if
     there was none. The captions of ``rehearsal`` are ones that are to stay right.

@@ -253,8 +253,8 @@ def carry_out(
             "`flask model finetune --resume` goes on."
         )
     start = _starting(versions, plan.start)
+    from captionapp.training.choices import settled
     from captionapp.training.finetune import finetune  # imports torch
-    from captionapp.training.learner import settled
 
     config = settled(plan.config, start, len(plan.corrections))
     if config != plan.config:
