@@ -141,8 +141,7 @@ def test_search_filter_and_order(open_gallery, script):
     expect(page.get_by_text("25–30 of 30")).to_be_visible()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [320, 1280])
+@pytest.mark.parametrize(("scheme", "width"), [("dark", 320), ("light", 1280)])
 def test_the_gallery_has_no_violation(app, open_gallery, scheme, width):
     viewport = {"width": width, "height": 800}
     page = open_gallery(26, color_scheme=scheme, viewport=viewport, bypass_csp=True)

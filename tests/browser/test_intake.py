@@ -363,8 +363,7 @@ def test_a_photograph_is_taken_with_one_tap_on_a_phone(app, running, visit, phot
     expect(in_state(page, "done")).to_have_count(1)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [320, 1280])
+@pytest.mark.parametrize(("scheme", "width"), [("dark", 320), ("light", 1280)])
 def test_cards_have_no_violation(gated, gate, running, visit, scheme, width):
     visitor = visit(
         running(gated),
