@@ -150,6 +150,20 @@ def test_corrections_that_all_say_the_same_may_be_learnt(scene: Scene) -> None:
     assert not [x for x in report.evaluate("v1").refusals if "24 held-out pictures are" in x]
 
 
+def test_punctuation_does_not_tell_corrections_apart(scene: Scene) -> None:
+    """Nor does it tell captions apart, of which there have to be half as many."""
+    scene.before = lambda n: f"picture {n}"  # type: ignore[method-assign]
+    same = [
+        dataclasses.replace(one, caption=f"a raccoon{'!' * number}")
+        for number, one in enumerate(scene.data.held_out)
+    ]
+    scene.data = dataclasses.replace(scene.data, held_out=tuple(same))
+    scene.trained("v1", lambda _: "a raccoon")
+    report = scene.promotion().evaluate("v1")
+    assert report.distinct_references == 1 / 24
+    assert not [reason for reason in report.refusals if "24 held-out pictures are" in reason]
+
+
 def test_blind_votes_can_be_required(scene: Scene) -> None:
     scene.trained("v1")
     assert "0 blind votes preferred one" in refused(scene, "v1", min_votes=5)

@@ -16,7 +16,7 @@ from captionapp.training.dataset import FeedbackDataset
 from captionapp.training.proof import Prover, contrast
 from captionapp.votes import Tally
 from tests.conftest import draw
-from tests.judging import SAID, Reader, dataset, imagefolder, loader
+from tests.judging import SAID, Reader, dataset, imagefolder, loader, numbered
 
 
 def version(name: str) -> ModelVersion:
@@ -150,6 +150,19 @@ def test_pictures_that_cannot_be_read_are_left_out_and_named(make: Any, tmp_path
         (folder / f"{number}.png").write_bytes(b"no picture")
     with pytest.raises(InvalidDataset, match="can be read"):
         prover.folder(folder)
+
+
+def test_pictures_of_one_name_in_several_folders_are_several(make: Any, tmp_path: Path) -> None:
+    """As in a folder that has one for each class."""
+    prover = make(readers(lambda _: "a dog", lambda n: SAID[n]))
+    lines = ["file_name,caption"]
+    for number, inner in enumerate(("birds", "raccoons")):
+        numbered(tmp_path / "data" / inner, number).rename(tmp_path / "data" / inner / "1.png")
+        lines.append(f"{inner}/1.png,{SAID[number]}")
+    (tmp_path / "data" / "metadata.csv").write_text("\n".join(lines))
+    report = prover.report(NEW, OLD, prover.folder(tmp_path / "data"))
+    assert [row.image_id for row in report.results] == ["birds/1.png", "raccoons/1.png"]
+    assert report.compared == 2
 
 
 def test_the_fingerprint_is_of_pictures_and_captions(make: Any, tmp_path: Path) -> None:

@@ -46,9 +46,9 @@ _NUMBER = re.compile(r"\d+")
 class Judged:
     """A picture with what people say of it and what two versions said; input of a comparison.
 
-    ``image_id`` is a picture's id or a file's name. ``verdict`` is what a person said of its
-    caption before, ``accepted`` or ``corrected``; empty if nobody was asked. ``contrast`` is the
-    standard deviation of its grey values, 0 to 127.5.
+    ``image_id`` is a picture's id, or its file's name in a folder. ``verdict`` is what a person
+    said of its caption before, ``accepted`` or ``corrected``; empty if nobody was asked.
+    ``contrast`` is the standard deviation of its grey values, 0 to 127.5.
     """
 
     image_id: str

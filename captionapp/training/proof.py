@@ -20,7 +20,13 @@ from captionapp.training import compare
 from captionapp.training.caption_cache import CaptionCache, options_key
 from captionapp.training.compare import Judged, PictureResult, Report, Retained
 from captionapp.training.dataset import Example, normalise_caption, read_imagefolder
-from captionapp.training.evaluate import Figures, cider_of_each, open_picture, score_texts
+from captionapp.training.evaluate import (
+    Figures,
+    cider_of_each,
+    normalise_text,
+    open_picture,
+    score_texts,
+)
 from captionapp.votes import Tally
 
 if TYPE_CHECKING:
@@ -125,7 +131,7 @@ class Prover:
         chosen = read_imagefolder(folder, must_exist=False) if examples is None else examples
         pictures = [
             Picture(
-                image_id=example.path.name,
+                image_id=example.path.relative_to(folder).as_posix(),
                 key=_content(example.path),
                 path=example.path,
                 references=tuple(map(normalise_caption, example.captions)),
@@ -188,7 +194,7 @@ class Prover:
             compared=len(differences),
             candidate_figures=figures(after, after_each, first),
             current_figures=figures(before, before_each, first),
-            distinct_references=len({one.references[0] for one in own}) / len(own),
+            distinct_references=len({normalise_text(one.references[0]) for one in own}) / len(own),
             probability_better=probability,
             verdict=compare.judgement(probability, self.settings.promote_probability),
             slices=compare.slices(rows),
