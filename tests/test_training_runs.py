@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from captionapp import atomic, detached
 from captionapp.errors import NotFound, TooFewRows, TrainingBusy, TrainingFailed, TrainingStopped
 from captionapp.training.config import Progress
-from captionapp.training.runs import PLAN, TrainingRuns
+from captionapp.training.runs import HANDOVER_SECONDS, PLAN, TrainingRuns
 
 HOLD = """
 import sys, time
@@ -96,6 +97,24 @@ def test_a_second_training_is_refused_whatever_process_asks(runs: TrainingRuns) 
     with runs.begin() as run:  # the lock went with the process that was killed
         assert run.id != run_id
     assert runs.get(run_id).status == "interrupted"
+
+
+def test_only_a_process_that_was_started_waits_for_the_lock(
+    runs: TrainingRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever types --resume while one trains is told so at once."""
+    waited: list[float] = []
+
+    def lock(path: Path, timeout: float) -> FileLock:
+        waited.append(timeout)
+        return FileLock(path, timeout=0)
+
+    with runs.begin() as run:
+        monkeypatch.setattr("captionapp.training.runs.FileLock", lock)
+        for handed_over in (False, True):
+            with pytest.raises(TrainingBusy), runs.begin(run.id, handed_over=handed_over):
+                pass
+    assert waited == [0, HANDOVER_SECONDS]
 
 
 def test_a_process_that_nobody_waited_for_does_not_train(runs: TrainingRuns) -> None:

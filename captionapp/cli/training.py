@@ -135,15 +135,16 @@ def _watched(plan: job.Plan, run: Run, interrupted: Callable[[], bool]) -> Model
     """Carry the plan out with a bar that shows how it goes, or lines where there is no terminal."""
     from tqdm import tqdm  # type: ignore[import-untyped]
 
-    shown: dict[str, float | None] = {"held out": None}
+    passes = 0
 
     def on_progress(progress: Progress) -> None:
+        nonlocal passes
         run.report(progress)
         bar.total = progress.steps
         bar.update(progress.step - bar.n)
         bar.set_postfix_str(_line(progress))
-        if bar.disable and progress.held_out_loss != shown["held out"]:  # a line a pass, in a log
-            shown["held out"] = progress.held_out_loss
+        if bar.disable and int(progress.epoch) > passes:  # a line a pass, in a log
+            passes = int(progress.epoch)
             _say(f"step {progress.step} of {progress.steps}: {_line(progress)}")
 
     def on_skip(sentence: str) -> None:
@@ -160,13 +161,14 @@ def _watched(plan: job.Plan, run: Run, interrupted: Callable[[], bool]) -> Model
 
 
 def _line(progress: Progress) -> str:
-    held_out = progress.held_out_loss
+    watched = progress.held_out_loss
+    minutes, seconds = divmod(round(progress.seconds_left), 60)
     parts = [
         f"pass {progress.epoch:.1f}",
         f"loss {progress.loss:.2f}",
-        *([f"held-out loss {held_out:.2f}"] if held_out is not None else []),
+        *([f"loss on watched pictures {watched:.2f}"] if watched is not None else []),
         f"{progress.pictures_per_second:.1f} pictures/s",
-        f"{progress.seconds_left // 60:.0f}:{progress.seconds_left % 60:02.0f} left",
+        f"{minutes}:{seconds:02} left",
     ]
     return ", ".join(parts)
 

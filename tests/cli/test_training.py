@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from flask import Flask
 from captionapp.captioning.versions import ModelVersions
 from captionapp.feedback.repository import Verdict
 from captionapp.settings import ROOT
+from captionapp.training.config import Progress
 from captionapp.training.runs import TrainingRuns
 from captionapp.workflow import Workflow
 from tests.test_training_job import Answers
@@ -67,6 +69,8 @@ def test_it_makes_a_version_that_can_be_loaded(tiny: Flask) -> None:
     (name,) = versions_of(tiny)
     assert f"{name} is there" in result.output and f"evaluate {name}" in result.output
     assert "corrected pictures" in result.output and "rehearsing" in result.output
+    # There is no terminal, so a line a pass says how far it is, also where nothing is watched.
+    assert re.search(r"^step (\d+) of \1: pass 2.0, loss ", result.output, re.M), result.output
     state = runs_of(tiny).latest()
     assert state and (state.status, state.version) == ("done", name)
     assert state.progress and state.progress.step == state.progress.steps
@@ -103,6 +107,15 @@ def test_what_cannot_be_done_is_a_sentence(
     assert result.exit_code != 0
     assert sentence in result.output and "Traceback" not in result.output
     assert not [*runs_of(tiny).folder.glob("*-*")]  # nor is anything left of it
+
+
+def test_the_time_left_has_sixty_seconds_a_minute() -> None:
+    from captionapp.cli.training import _line
+
+    progress = Progress(3, 10, 0.5, 2.25, 2.5, 12.0, seconds_left=59.7)
+    assert _line(progress) == (
+        "pass 0.5, loss 2.25, loss on watched pictures 2.50, 12.0 pictures/s, 1:00 left"
+    )
 
 
 def test_the_rate_is_that_of_the_method_in_use() -> None:
