@@ -11,6 +11,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -46,6 +47,11 @@ class ModelVersion:
     created_at: str
     source: str = ""
     details: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    @property
+    def parent(self) -> str:
+        """The version that it was trained from, or what it was pulled from; else empty."""
+        return str(self.details.get("parent") or (self.source if self.origin == "pulled" else ""))
 
 
 class ModelVersions:
@@ -122,6 +128,16 @@ class ModelVersions:
                 found.append(version)
         found.sort(key=lambda version: (version.created_at, version.name))
         return [*self._shipped_if_there(), *found]
+
+    def list_with_current(self) -> Sequence[ModelVersion]:
+        """``list``, and after them the current version if the setting names one that lies
+        elsewhere."""
+        versions = [*self.list()]
+        with suppress(ModelUnavailable):
+            current = self.current()
+            if current.name not in [version.name for version in versions]:
+                versions.append(current)
+        return versions
 
     def _read(self, metadata: Path) -> ModelVersion | None:
         try:

@@ -98,14 +98,14 @@ def described_versions() -> list[dict[str, Any]]:
         click.echo(f"Nothing can be served: {error}", err=True)
         current, last = "", None
     rows = []
-    for version in flow.versions.list():
+    for version in flow.versions.list_with_current():
         report = flow.promotion.report_of(version)
         rows.append(
             {
                 "version": version.name,
                 "origin": version.origin,
                 "created_at": version.created_at,
-                "parent": _parent(version),
+                "parent": version.parent or "-",
                 "current": version.name == current,
                 "previous": last is not None and version.name == last.previous,
                 "why": _why(version, current, last, flow.versions.model_setting),
@@ -115,11 +115,6 @@ def described_versions() -> list[dict[str, Any]]:
             }
         )
     return rows
-
-
-def _parent(version: ModelVersion) -> str:
-    pulled_from = version.source if version.origin == "pulled" else ""
-    return str(version.details.get("parent") or pulled_from or "-")
 
 
 def _why(version: ModelVersion, current: str, last: PointerChange | None, setting: str) -> str:

@@ -47,7 +47,6 @@ class Row:
     returns to) or empty; ``why`` says why it is current."""
 
     version: ModelVersion
-    parent: str
     standing: str
     why: str
     report: Report | None
@@ -161,22 +160,17 @@ def version_rows() -> tuple[list[Row], str]:
     flow = workflow()
     problem = ""
     try:
-        serving = flow.versions.current()
-        current, last = serving.name, flow.versions.pointer.last()
+        current, last = flow.versions.current().name, flow.versions.pointer.last()
     except ModelUnavailable as error:
-        serving, current, last, problem = None, "", None, translated(error)
-    versions = list(flow.versions.list())
-    if serving is not None and current not in [one.name for one in versions]:
-        versions.append(serving)  # named by the setting, and not among ours
+        current, last, problem = "", None, translated(error)
     rows = [
         Row(
             version=version,
-            parent=_parent(version),
             standing=_standing(version, current, last),
             why=_why(last) if version.name == current else "",
             report=flow.promotion.report_of(version),
         )
-        for version in versions
+        for version in flow.versions.list_with_current()
     ]
     return rows, problem
 
@@ -211,11 +205,6 @@ def _standing(version: ModelVersion, current: str, last: PointerChange | None) -
     return "previous" if last is not None and version.name == last.previous else ""
 
 
-def _parent(version: ModelVersion) -> str:
-    parent = str(version.details.get("parent") or "")
-    return parent or (version.source if version.origin == "pulled" else "")
-
-
 def _why(last: PointerChange | None) -> str:
     setting = workflow().settings.model
     if setting:
@@ -227,7 +216,7 @@ def _why(last: PointerChange | None) -> str:
 
 def _lineage(rows: list[Row], row: Row) -> list[str]:
     """Names from the first ancestor that is known to this version."""
-    parents = {one.version.name: one.parent for one in rows}
+    parents = {one.version.name: one.version.parent for one in rows}
     chain = [row.version.name]
     while (parent := parents.get(chain[0], "")) and parent not in chain:
         chain.insert(0, parent)

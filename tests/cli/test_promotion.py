@@ -98,6 +98,15 @@ def test_list_says_when_the_setting_decides(run: Any, scene: Scene) -> None:
     assert line.startswith("*  v1") and "because CAPTIONAPP_MODEL names it" in line
 
 
+def test_list_shows_what_is_served_from_elsewhere(run: Any, scene: Scene) -> None:
+    folder = scene.folder / "my-blip"
+    shutil.copytree(scene.shipped.folder, folder)
+    scene.versions.model_setting = str(folder)
+    lines = run("list").stdout.splitlines()
+    assert len(lines) == 3 and lines[2].startswith("*  my-blip-")
+    assert str(folder) in lines[2] and "because CAPTIONAPP_MODEL names it" in lines[2]
+
+
 def test_list_works_when_nothing_can_be_served(run: Any, scene: Scene) -> None:
     def current() -> ModelVersion:
         raise ModelUnavailable("The current version is gone.")
