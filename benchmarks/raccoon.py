@@ -36,7 +36,8 @@ sys.path.insert(0, str(ROOT))
 from captionapp.captioning.blip import BlipCaptioner  # noqa: E402
 from captionapp.captioning.captioner import DecodeOptions  # noqa: E402
 from captionapp.captioning.versions import ModelVersion, ModelVersions  # noqa: E402
-from captionapp.training.dataset import METADATA, Example, read_imagefolder  # noqa: E402
+from captionapp.feedback.interchange import METADATA  # noqa: E402
+from captionapp.training.dataset import Example, read_imagefolder  # noqa: E402
 from captionapp.training.evaluate import (  # noqa: E402
     caption_examples,
     evaluate,

@@ -95,6 +95,12 @@ def test_the_first_of_several_captions_counts(workflow: Workflow, folder: Path) 
     assert workflow.feedback.rows()[0].feedback == "a tomato"
 
 
+def test_the_caption_may_be_called_text(workflow: Workflow, folder: Path) -> None:
+    table(folder, [("file_name", "text"), ("red.png", "a tomato")])
+    bring_in(workflow, folder)
+    assert workflow.feedback.rows()[0].feedback == "a tomato"
+
+
 def test_the_three_old_columns(workflow: Workflow, folder: Path) -> None:
     path = table(
         folder,
@@ -184,7 +190,7 @@ def test_limits_are_those_of_uploads(make_app: Any, folder: Path) -> None:
     [
         (b"", r"columns \(none\)"),
         (b"name,caption\nred.png,x\n", "columns name, caption; needed are"),
-        (b"id,image_id,caption,feedback\n", "needed are file_name and caption, or image"),
+        (b"id,image_id,caption,feedback\n", "needed are file_name and caption .or text., or image"),
         (
             "file_name,caption\nred.png,ein Bär\n".encode("latin-1"),
             "cannot be read as CSV in UTF-8",

@@ -46,6 +46,18 @@ def test_several_captions_without_the_empty_ones(folder: Path) -> None:
     assert read_imagefolder(folder)[0].captions == ("one", "three")
 
 
+@pytest.mark.parametrize(
+    ("table", "captions"),
+    [
+        ("file_name,text\na.jpg,a dog\n", ("a dog",)),
+        ("file_name,text,caption\na.jpg,http://example.org,a dog\n", ("a dog",)),
+    ],
+)
+def test_text_is_the_caption_where_no_column_is_called_that(folder, table, captions) -> None:
+    write(folder, table)
+    assert read_imagefolder(folder)[0].captions == captions
+
+
 def test_a_byte_order_mark_is_no_part_of_the_header(folder: Path) -> None:
     write(folder, "file_name,caption\na.jpg,ein Bär\n", encoding="utf-8-sig")
     assert read_imagefolder(folder)[0].captions == ("ein Bär",)

@@ -1,9 +1,9 @@
 """The files that data sets travel in -> entries: an imagefolder's table, or the three old columns.
 
-An imagefolder is a folder of pictures with a ``metadata.csv``: ``file_name``, ``caption`` (what a
-person wrote), and, if it was exported here, the rest of the answer. The three old columns are
-``image`` (a file beside the CSV), ``caption`` (what the model said) and ``feedback`` (what the
-person said).
+An imagefolder is a folder of pictures with a ``metadata.csv``: ``file_name``, ``caption`` or
+``text`` (what a person wrote), and, if it was exported here, the rest of the answer. The three old
+columns are ``image`` (a file beside the CSV), ``caption`` (what the model said) and ``feedback``
+(what the person said).
 """
 
 from __future__ import annotations
@@ -139,16 +139,23 @@ def _read(path: Path) -> Iterator[Entry]:
         raise InvalidDataset(f"{path} cannot be read as CSV in UTF-8: {error}") from error
 
 
+def caption_columns(header: Sequence[str]) -> list[str]:
+    """Of an imagefolder's columns those with a person's caption: ``caption``, ``caption_0`` …, or
+    else ``text``, which the documentation of the Hub's ``datasets`` library calls it."""
+    captions = [name for name in header if _CAPTIONS.fullmatch(name)]
+    return captions or [name for name in header if name == "text"]
+
+
 def _columns(path: Path, header: Sequence[str]) -> list[str]:
     """The column of the file's name, then those that may hold the person's text."""
     if set(OLD_COLUMNS) <= set(header):
         return ["image", "feedback"]
-    captions = [name for name in header if _CAPTIONS.fullmatch(name)]
+    captions = caption_columns(header)
     if "file_name" in header and captions:
         return ["file_name", *captions]
     raise InvalidDataset(
         f"{path} has the columns {', '.join(header)[:200] or '(none)'}; needed are file_name and"
-        f" caption, or {', '.join(OLD_COLUMNS)}."
+        f" caption (or text), or {', '.join(OLD_COLUMNS)}."
     )
 
 

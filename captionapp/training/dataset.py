@@ -1,7 +1,7 @@
 """Pictures with human captions -> examples: from an imagefolder on disk, or from feedback rows.
 
 An imagefolder is a folder of pictures with a ``metadata.csv`` beside them: a column ``file_name``
-and either ``caption`` or ``caption_0`` … ``caption_n``. This is the layout that the Hub's
+and ``caption``, ``caption_0`` … ``caption_n`` or ``text``. This is the layout that the Hub's
 ``datasets`` library reads, and the one that `flask feedback export` writes.
 """
 
@@ -10,13 +10,13 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from captionapp.errors import InvalidDataset, NotFound
+from captionapp.feedback.interchange import METADATA, caption_columns
 from captionapp.feedback.rows import FeedbackRow, Verdict
 from captionapp.feedback.text import normalise_caption
 from captionapp.image_store import ImageStore
@@ -32,8 +32,6 @@ __all__ = [
     "read_imagefolder",
 ]
 
-METADATA = "metadata.csv"
-_CAPTION_COLUMN = re.compile(r"caption(_\d+)?")
 #: Where the csv module puts cells beyond the last column.
 _MORE = "\0more"
 
@@ -81,11 +79,11 @@ def read_imagefolder(folder: Path, *, must_exist: bool = True) -> list[Example]:
 def _caption_columns(metadata: Path, names: object) -> list[str]:
     """The caption columns of the header, in its order."""
     header = [str(name) for name in names] if isinstance(names, (list, tuple)) else []
-    columns = [name for name in header if _CAPTION_COLUMN.fullmatch(name)]
+    columns = caption_columns(header)
     if "file_name" not in header:
         raise InvalidDataset(f"{metadata} has no column file_name.")
     if not columns:
-        raise InvalidDataset(f"{metadata} has no column caption, nor caption_0 and so on.")
+        raise InvalidDataset(f"{metadata} has no column caption, caption_0 and so on, or text.")
     return columns
 
 
