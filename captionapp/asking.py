@@ -15,19 +15,15 @@ if TYPE_CHECKING:
 
 
 def least_sure(workflow: Workflow) -> list[CaptionRecord]:
-    """The current version's captions of stored pictures that nobody has answered, the least
-    probable first. What a person began is left out: its probability is that of the rest.
+    """The captions that the current version made by itself of stored pictures that nobody has
+    answered, the least probable first.
 
     Raises:
         ModelUnavailable: if it cannot be told which version is current.
     """
     answered = workflow.feedback.image_ids()
     captions = workflow.captions.newest(workflow.versions.current().name)
-    return [
-        caption
-        for caption in captions
-        if caption.image_id not in answered and not caption.options.get("prompt")
-    ]
+    return [caption for caption in captions if caption.image_id not in answered]
 
 
 def undescribed(workflow: Workflow) -> list[str]:

@@ -126,7 +126,8 @@ class CaptionRecords:
 
     def newest(self, model_version: str) -> list[CaptionRecord]:
         """The last caption that this version made of each picture by itself, the least probable
-        first; what a person began, or asked for in another way, is left out."""
+        first. What a person began, or asked for in another way, is left out: its probability is
+        that of the rest, or of another search."""
         newest = (
             select(func.max(CaptionRow.number))
             .where(CaptionRow.model_version == model_version, *_plain())

@@ -186,22 +186,13 @@ class CaptionJobs:
             if job.future and (state is None or state.problem):
                 self.queue.drop(job.future)
 
-    def start(
-        self,
-        image_id: str,
-        options: DecodeOptions,
-        reservation: Reservation,
-        picture: Image.Image | None = None,
-    ) -> None:
-        """Queue the making of a caption, unless the served version's is there or on its way.
-
-        The stored picture is read if the ``picture`` is not at hand.
-        """
+    def start(self, image_id: str, options: DecodeOptions, reservation: Reservation) -> None:
+        """Queue the making of a caption, unless the served version's is there or on its way."""
         serving = self.service.captioner().model_version
         with self.records.write() as session:
             begun = self.begin(session, image_id, options, serving)
         if begun:
-            self.queue_up(image_id, options, reservation, picture)
+            self.queue_up(image_id, options, reservation)
 
     def begin(self, session: Session, image_id: str, options: DecodeOptions, serving: str) -> bool:
         """Whether a caption is to be made, which this process has to ``queue_up`` then; not if that
@@ -220,7 +211,8 @@ class CaptionJobs:
         reservation: Reservation,
         picture: Image.Image | None = None,
     ) -> None:
-        """Queue the making of a caption that was begun; see ``start`` for the ``picture``."""
+        """Queue the making of a caption that was begun. The stored picture is read if the
+        ``picture`` is not at hand."""
         key = (image_id, options.key())
         job = _UnderWay()
         with self._lock:

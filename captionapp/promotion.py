@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from captionapp import detached, gate
@@ -93,9 +94,8 @@ class Promotion:
             self._retained(candidate, retained),
             on_progress,
         )
-        report = compare.with_refusals(report, gate.refusals(report, self.settings))
-        self._reports_folder().mkdir(parents=True, exist_ok=True)
-        compare.save_report(report, self._report_file(candidate))
+        report = replace(report, refusals=gate.refusals(report, self.settings))
+        self._keep(report, self._report_file(candidate))
         return report
 
     def evaluate_on(self, name: str, folder: Path, on_progress: OnProgress = no_progress) -> Report:
@@ -104,8 +104,7 @@ class Promotion:
         candidate, current = self.versions.get(name), self.versions.current()
         pictures = self.prover.folder(folder)
         report = self.prover.report(candidate, current, pictures, on_progress=on_progress)
-        self._reports_folder().mkdir(parents=True, exist_ok=True)
-        compare.save_report(report, self.file_of(report, folder))
+        self._keep(report, self.file_of(report, folder))
         return report
 
     def file_of(self, report: Report, folder: Path | None = None) -> Path:
@@ -307,6 +306,10 @@ class Promotion:
 
     def _reports_folder(self) -> Path:
         return self.versions.models_folder.parent / "evaluations"
+
+    def _keep(self, report: Report, file: Path) -> None:
+        self._reports_folder().mkdir(parents=True, exist_ok=True)
+        compare.save_report(report, file)
 
     def _report_file(self, version: ModelVersion) -> Path:
         if self._is_own(version):

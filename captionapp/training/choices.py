@@ -45,18 +45,16 @@ def settled(config: FinetuneConfig, start: ModelVersion, corrections: int) -> Fi
         cheap = _operations(described, config.upper_layers) <= UPPER_OPERATIONS
         vision = "upper" if cheap else "frozen"
     if method == "auto":
-        method = choose_method(method, parameters, _free_memory())
+        method = _affordable(parameters, _free_memory())
     return replace(
         config, vision=vision, method=method, bf16=bf16_is_faster() if bf16 is None else bf16
     )
 
 
-def choose_method(method: str, parameters: int, free_bytes: int) -> str:
-    """``full`` or ``lora``: what was asked for, else what fits the model and the memory."""
-    if method != "auto":
-        return method
-    too_large = parameters >= LORA_PARAMETERS
-    return "lora" if too_large or 4 * COPIES * parameters > MEMORY_SHARE * free_bytes else "full"
+def _affordable(parameters: int, free_bytes: int) -> str:
+    """The method that fits the model and the memory: ``full`` if it can be, else ``lora``."""
+    small = parameters < LORA_PARAMETERS
+    return "full" if small and 4 * COPIES * parameters <= MEMORY_SHARE * free_bytes else "lora"
 
 
 def bf16_is_faster() -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -151,11 +151,6 @@ class Report:
         """Results with this outcome, the largest difference first."""
         chosen = [result for result in self.results if result.outcome == outcome]
         return sorted(chosen, key=lambda r: -abs(r.candidate_score - r.current_score))
-
-
-def with_refusals(report: Report, refusals: tuple[str, ...]) -> Report:
-    """The report with what the gate said."""
-    return replace(report, refusals=refusals)
 
 
 def save_report(report: Report, path: Path) -> None:

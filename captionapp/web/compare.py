@@ -8,7 +8,7 @@ from flask_babel import gettext
 
 from captionapp.comparison import Comparison
 from captionapp.errors import NotFound, UnknownVersion
-from captionapp.votes import Choice, Votes
+from captionapp.votes import Choice, Tally, Votes
 from captionapp.web import identity
 from captionapp.web.current import workflow
 from captionapp.web.forms import VoteForm, first_error
@@ -86,5 +86,5 @@ def _is_there(image_id: str) -> bool:
     return True
 
 
-def _tally(comparison: Comparison) -> object:
+def _tally(comparison: Comparison) -> Tally:
     return comparison.votes.tally(comparison.report.candidate, comparison.report.current)

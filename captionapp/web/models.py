@@ -14,12 +14,12 @@ from flask_babel.speaklater import LazyString
 from captionapp.captioning.pointer import PointerChange
 from captionapp.captioning.versions import ModelVersion
 from captionapp.errors import ModelUnavailable, PromotionRefused, TaskBusy
-from captionapp.feedback.insights import share
+from captionapp.feedback.insights import Share, share
 from captionapp.training.compare import Outcome, Report
 from captionapp.training.evaluate import MEASURES, Measure
 from captionapp.training.job import unfinished
 from captionapp.version_tasks import Task, TaskState, VersionTasks
-from captionapp.votes import Votes
+from captionapp.votes import Tally, Votes
 from captionapp.web import training
 from captionapp.web.current import workflow
 from captionapp.web.forms import ForceForm, first_error
@@ -223,14 +223,14 @@ def _lineage(rows: list[Row], row: Row) -> list[str]:
     return chain
 
 
-def _tally(report: Report | None) -> object:
+def _tally(report: Report | None) -> Tally | None:
     """Votes as they are now; those of the report were counted when it was made."""
     if report is None:
         return None
     return Votes(workflow().records).tally(report.candidate, report.current)
 
 
-def _latest_answers() -> object:
+def _latest_answers() -> Share:
     """Accepted and all of the pictures that have an answer; the last one of each counts."""
     latest = {row.image_id: row for row in workflow().feedback.rows()}
     return share(list(latest.values()))
