@@ -7,6 +7,7 @@ import io
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from captionapp.captioning.captioner import Caption, DecodeOptions, Looks, Word
 from captionapp.captioning.versions import ModelVersion
 from captionapp.feedback.repository import CsvFeedbackRepository
 from captionapp.records import Records
+from captionapp.training.dataset import Example
 from captionapp.workflow import Workflow
 from tests.gunicorn_server import Server
 
@@ -123,6 +125,22 @@ def wordy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.tiny_blip import make_wordy_blip
 
     return make_wordy_blip(tmp_path_factory.mktemp("checkpoint") / "wordy")
+
+
+@pytest.fixture
+def start(checkpoint: Path) -> ModelVersion:
+    """What trainings of a tiny BLIP start from."""
+    from tests.trainings import tiny_version
+
+    return tiny_version(checkpoint)
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Callable[[str, int], list[Example]]:
+    """``pictures(caption, count)`` draws so many different ones to train on."""
+    from tests.trainings import drawn
+
+    return partial(drawn, tmp_path)
 
 
 @pytest.fixture

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +14,9 @@ from captionapp.captioning.versions import ModelVersion
 from captionapp.errors import ModelUnavailable, TrainingFailed, TrainingStopped
 from captionapp.training.config import FinetuneConfig
 from captionapp.training.dataset import Example
-from tests.trainings import CONFIG, Training, captions, drawn, seeing_version, tiny_version, weights
+from tests.trainings import CONFIG, Training, captions, seeing_version, weights
 
 torch = pytest.importorskip("torch")
-
-
-@pytest.fixture
-def start(checkpoint: Path) -> ModelVersion:
-    return tiny_version(checkpoint)
-
-
-@pytest.fixture
-def pictures(tmp_path: Path) -> Callable[[str, int], list[Example]]:
-    return partial(drawn, tmp_path)
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +11,9 @@ import pytest
 
 from captionapp.captioning.versions import ModelVersion
 from captionapp.errors import TrainingFailed, TrainingStopped
-from captionapp.training.dataset import Example
-from tests.trainings import CONFIG, Training, drawn, seeing_version, tiny_version, weights
+from tests.trainings import CONFIG, Training, seeing_version, weights
 
 torch = pytest.importorskip("torch")
-
-
-@pytest.fixture
-def start(checkpoint: Path) -> ModelVersion:
-    return tiny_version(checkpoint)
-
-
-@pytest.fixture
-def pictures(tmp_path: Path) -> Callable[[str, int], list[Example]]:
-    return partial(drawn, tmp_path)
 
 
 @pytest.mark.parametrize("vision", ["frozen", "upper"])

@@ -28,6 +28,14 @@ from werkzeug.serving import make_server
 from tests.browser.scenes import landscape
 from tests.hanging import cookie, hang
 
+#: The marks of a module whose tests use a browser.
+IN_A_BROWSER = [
+    pytest.mark.browser,
+    # Playwright leaves the sockets of its event loop to the garbage collector.
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
 QUIET_ARGUMENTS = [
     "--disable-gpu",
     "--disable-quic",
@@ -62,6 +70,12 @@ def browser() -> Iterator[Browser]:
         )
         yield browser
         browser.close()
+
+
+@pytest.fixture
+def app(make_app: Any) -> Flask:
+    """With its tokens: a browser sends them along."""
+    return make_app(WTF_CSRF_ENABLED=True)
 
 
 @pytest.fixture

@@ -12,15 +12,10 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import look_again, without_scripts
+from tests.browser.conftest import IN_A_BROWSER, look_again, without_scripts
 from tests.conftest import FakeCaptioner, draw, encoded
 
-pytestmark = [
-    pytest.mark.browser,
-    # Playwright leaves the sockets of its event loop to the garbage collector.
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = IN_A_BROWSER
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PASSWORD = "open sesame"

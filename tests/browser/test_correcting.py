@@ -4,27 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 from flask import Flask
 from playwright.sync_api import expect
 
 from captionapp.errors import FeedbackStoreError
-from tests.browser.conftest import field, said
+from tests.browser.conftest import IN_A_BROWSER, field, said
 from tests.conftest import HeldCaptioner, serve
 from tests.hanging import ANNA
 from tests.waiting import until
 
-pytestmark = [
-    pytest.mark.browser,
-    # Playwright leaves the sockets of its event loop to the garbage collector.
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
-
-
-@pytest.fixture
-def app(make_app: Any) -> Any:
-    return make_app(WTF_CSRF_ENABLED=True)
+pytestmark = IN_A_BROWSER
 
 
 def describe_again(app: Flask, held: HeldCaptioner) -> list[str]:

@@ -9,14 +9,10 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
+from tests.browser.conftest import IN_A_BROWSER
 from tests.conftest import FakeCaptioner
 
-pytestmark = [
-    pytest.mark.browser,
-    # Playwright leaves the sockets of its event loop to the garbage collector.
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = IN_A_BROWSER
 
 
 @pytest.fixture
@@ -27,7 +23,9 @@ def captioner() -> FakeCaptioner:
 def picture_page(page: Page, photograph: Path) -> None:
     page.goto("/")
     files = {"name": "a.jpg", "mimeType": "image/jpeg", "buffer": photograph.read_bytes()}
-    page.goto(page.request.post("/captions", multipart={"images": files}).url)
+    token = page.locator("[name=csrf_token]").first.input_value()
+    sent = {"csrf_token": token, "images": files}
+    page.goto(page.request.post("/captions", multipart=sent).url)
 
 
 def test_pointing_at_a_word_or_focusing_it_lays_a_veil_over_the_picture(

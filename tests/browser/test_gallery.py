@@ -6,25 +6,14 @@ import csv
 import io
 import re
 import zipfile
-from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
-from tests.browser.conftest import field, said
+from tests.browser.conftest import IN_A_BROWSER, field, said
 
-pytestmark = [
-    pytest.mark.browser,
-    # Playwright leaves the sockets of its event loop to the garbage collector.
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
-
-
-@pytest.fixture
-def app(make_app: Any) -> Any:
-    return make_app(WTF_CSRF_ENABLED=True)
+pytestmark = IN_A_BROWSER
 
 
 def test_after_a_deletion_the_keyboard_is_at_the_next_picture(open_gallery):

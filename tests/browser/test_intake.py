@@ -13,14 +13,10 @@ from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import Page, expect
 
+from tests.browser.conftest import IN_A_BROWSER
 from tests.conftest import FakeCaptioner, draw, encoded
 
-pytestmark = [
-    pytest.mark.browser,
-    # Playwright leaves the sockets of its event loop to the garbage collector.
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = IN_A_BROWSER
 
 STATUS_IS_LOGGED = ("the server responded with a status of",)
 
@@ -49,11 +45,6 @@ def gated(make_app: Any, gate: Gate) -> Any:
     app = make_app(WTF_CSRF_ENABLED=True, CAPTIONAPP_BATCH_SIZE=1)
     app.extensions["captionapp"].service._load = lambda _: gate
     return app
-
-
-@pytest.fixture
-def app(make_app: Any) -> Any:
-    return make_app(WTF_CSRF_ENABLED=True)
 
 
 def picture(number: int) -> bytes:

@@ -15,7 +15,7 @@ from captionapp import detached
 from captionapp.captioning.captioner import Caption, DecodeOptions
 from captionapp.training.runs import TrainingRuns
 from captionapp.votes import Votes
-from tests.browser.conftest import without_scripts
+from tests.browser.conftest import IN_A_BROWSER, without_scripts
 from tests.browser.scenes import landscape
 from tests.conftest import draw, encoded
 from tests.test_feedback_filters import row
@@ -24,12 +24,7 @@ from tests.web.sending import send
 from tests.web.test_training import PROGRESS, RUN
 from tests.web.versions import add_version, keep, report
 
-pytestmark = [
-    pytest.mark.browser,
-    # Playwright leaves the sockets of its event loop to the garbage collector.
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = IN_A_BROWSER
 
 PASSWORD = "open sesame"
 #: Milliseconds.
