@@ -42,8 +42,9 @@ class Comparison:
 
     @property
     def voted(self) -> set[str]:
-        """The pictures on which this browser has compared the two versions."""
-        return self.votes.voted(self.contributor, self.report.candidate, self.report.current)
+        """Of the pictures to compare, those on which this browser has."""
+        its = self.votes.voted(self.contributor, self.report.candidate, self.report.current)
+        return its & {one.image_id for one in self.results}
 
     def left(self, is_there: Callable[[str], bool]) -> Iterator[Pair]:
         """Pairs that this browser has not judged, in an order of its own; ``is_there`` says

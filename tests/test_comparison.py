@@ -58,6 +58,16 @@ def test_what_was_voted_on_or_is_gone_does_not_come_again(votes: Votes) -> None:
     assert votes.tally("new", "old") == Tally(candidate=1)
 
 
+def test_votes_on_pictures_that_are_compared_no_more_are_not_counted_among_them(
+    votes: Votes,
+) -> None:
+    """There would be votes on more pictures than there are."""
+    for image_id, *_ in PICTURES[:3]:
+        votes.cast(image_id, "new", "old", Choice.A, "me")
+    anew = report("new", "old", PICTURES[2:4], [(1.0, 0.5)] * 2)
+    assert Comparison(anew, votes, "me", "secret").voted == {PICTURES[2][0]}
+
+
 def test_equal_captions_are_not_compared(votes: Votes) -> None:
     same = report("new", "old", [("1" * 32, "said", "a dog", "a dog")], [(1.0, 1.0)])
     comparison = Comparison(same, votes, "me", "secret")
