@@ -12,7 +12,6 @@ import os
 import runpy
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -248,16 +247,6 @@ class Settings(BaseModel):
         )
 
 
-@dataclass(frozen=True)
-class Described:
-    """A line of the table that ``flask settings`` prints."""
-
-    name: str
-    value: str
-    source: str
-    help: str
-
-
 def available_cores() -> int:
     """Cores that this process may use: fewer than the machine has, in many containers."""
     try:
@@ -266,6 +255,7 @@ def available_cores() -> int:
         return os.cpu_count() or 1
 
 
+#: Settings whose values are not shown.
 SECRET = frozenset({"secret_key", "admin_password"})
 
 
@@ -301,21 +291,6 @@ def load(overrides: Mapping[str, Any] | None = None) -> tuple[Settings, dict[str
         if not name.startswith(PREFIX)
     }
     return settings, flask_config, [sources.get(name, "default") for name in Settings.model_fields]
-
-
-def describe(settings: Settings, sources: list[str]) -> list[Described]:
-    """The table of settings; secrets are masked."""
-    rows = []
-    for (name, field), source in zip(Settings.model_fields.items(), sources, strict=True):
-        value = getattr(settings, name)
-        if name in SECRET and value:
-            shown = "(set)"
-        elif isinstance(value, tuple):
-            shown = ",".join(value)
-        else:
-            shown = str(value)
-        rows.append(Described(PREFIX + name.upper(), shown, source, field.description or ""))
-    return rows
 
 
 def secret_key(settings: Settings) -> str:
