@@ -16,7 +16,7 @@ class FinetuneConfig:
     """
 
     # How long
-    epochs: float = 18.0  # passes over the corrections, at most
+    epochs: float = 18.0  # passes over the corrections, in whole steps, at most
     minutes: float = 0.0  # wall time of the training, at most; 0: no limit
     patience: int = 6  # looks at the held-out loss without a new best one, until it stops early
     seed: int = 1  # of the order, the choice of captions, and the augmentation
@@ -56,7 +56,7 @@ class FinetuneConfig:
     rehearsal: float = 3.0  # rehearsed pictures in a step, for each correction
     rehearsal_loss: float = 0.1  # weight of the captions of rehearsed pictures
     output_penalty: float = 15.0  # weight of KL(starting version || this one) on rehearsed pictures
-    weight_penalty: float = 0.0  # pull back to the starting weights, times the rate, each step
+    weight_penalty: float = 0.0  # pull to the starting weights, times the rate, a step; not of LoRA
     way_back: float = 0.0  # share of the way from the learnt weights to the starting ones
     rehearsed_at_most: int = 2000  # pictures of each kind that are rehearsed
     retain_held_out: float = 0.2  # share of the --retain folder that only the gate sees
