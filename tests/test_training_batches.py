@@ -70,6 +70,15 @@ def test_a_view_shows_the_same_whenever_it_is_shown() -> None:
     assert part.width * part.height >= 0.95 * CONFIG.crop * 80 * 60  # but for rounding
 
 
+def test_the_smallest_part_is_a_pixel_of_the_picture() -> None:
+    from captionapp.training.batches import _box
+
+    for number in range(200):
+        size = (1 + number % 3, 1 + number % 2)
+        left, top, right, bottom = _box(size, 1e-6, random.Random(number))
+        assert 0 <= left < right <= size[0] and 0 <= top < bottom <= size[1]
+
+
 @pytest.mark.parametrize("frozen", [True, False])
 def test_some_parts_are_shown_within_rehearsed_pictures(
     processor: Any, frozen: bool, tmp_path: Path

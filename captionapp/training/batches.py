@@ -258,13 +258,14 @@ def _within(around: Image.Image, picture: Image.Image, chance: random.Random) ->
 def _box(
     size: tuple[int, int], smallest: float, chance: random.Random
 ) -> tuple[int, int, int, int]:
-    """A part of a picture of this size, of about its shape."""
+    """A part of a picture of this size, of about its shape; at least a pixel of it."""
     width, height = size
     share = chance.uniform(smallest, 1) ** 0.5  # of each side
     stretch = chance.uniform(0.9, 1 / 0.9) ** 0.5
     part = (min(1, share * stretch) * width, min(1, share / stretch) * height)
     left, top = chance.uniform(0, width - part[0]), chance.uniform(0, height - part[1])
-    return round(left), round(top), round(left + part[0]), round(top + part[1])
+    x, y = min(round(left), width - 1), min(round(top), height - 1)
+    return x, y, max(x + 1, round(left + part[0])), max(y + 1, round(top + part[1]))
 
 
 def _turn(examples: Sequence[Example], step: int, count: int, seed: str) -> list[Example]:

@@ -73,14 +73,17 @@ class FinetuneConfig:
             raise ValueError(f"method is {self.method!r}; it is auto, full or lora.")
         if self.vision not in ("auto", "frozen", "upper", "trained"):
             raise ValueError(f"vision is {self.vision!r}; it is auto, frozen, upper or trained.")
-        above = ("epochs", "patience", "batch_size", "lora_rank", "max_tokens", "clip")
+        above = ("epochs", "patience", "batch_size", "lora_rank", "max_tokens", "clip", "crop")
         for name in (*above, "views", "rehearsed_views", "upper_layers"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0.")
-        shares = ("warmup", "retain_held_out", "held_out_share", "label_smoothing", "way_back")
-        up_to_1 = ("crop", "inset", "steady_rate", "steady_from")
-        for name in (*shares, *up_to_1):
-            if not 0 <= getattr(self, name) < 1 + (name in up_to_1):
+        for name in ("warmup", "retain_held_out", "held_out_share", "label_smoothing", "way_back"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}; it is a share, from 0 to below 1."
+                )
+        for name in ("crop", "inset", "steady_rate", "steady_from"):
+            if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it is a share, from 0 to 1.")
         if self.steady_from <= self.warmup:
             raise ValueError(
