@@ -24,6 +24,7 @@ class State:
     step: int = 0
     seconds: float = 0.0  # of training, all its parts together
     loss: float = math.nan  # of the corrections, a running mean
+    # Held-out losses are those of the watched corrections.
     first_held_out_loss: float | None = None  # of the version that it started from
     held_out_loss: float | None = None  # at the last look
     best_held_out_loss: float = math.inf

@@ -18,7 +18,7 @@ class FinetuneConfig:
     # How long
     epochs: float = 18.0  # passes over the corrections, in whole steps, at most
     minutes: float = 0.0  # wall time of the training, at most; 0: no limit
-    patience: int = 6  # looks at the held-out loss without a new best one, until it stops early
+    patience: int = 6  # looks at the watched corrections without a better one, until it stops early
     seed: int = 1  # of the order, the choice of captions, and the augmentation
 
     # What is learnt
@@ -62,9 +62,9 @@ class FinetuneConfig:
     retain_held_out: float = 0.2  # share of the --retain folder that only the gate sees
 
     # Early stopping and safety
-    held_out_share: float = 0.1  # of the training side's corrections, for early stopping
+    held_out_share: float = 0.1  # of the training side's corrections, watched for early stopping
     min_corrections: int = 10  # fewer on the training side are not worth a version
-    min_held_out: int = 20  # fewer are no measure: then all are trained on, for all the epochs
+    min_held_out: int = 20  # fewer tell too little: then all are trained on, for all the epochs
     checkpoint_seconds: float = 60.0  # what a crash may cost at most
 
     def __post_init__(self) -> None:

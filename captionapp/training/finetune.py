@@ -80,15 +80,15 @@ class Pace:
         return self._features.seconds if self._features else 0.0
 
 
-def _views(config: FinetuneConfig, corrections: int, rehearsed: int, held_out: int) -> int:
-    return corrections * config.views + rehearsed * config.rehearsed_views + held_out
+def _views(config: FinetuneConfig, corrections: int, rehearsed: int, watched: int) -> int:
+    return corrections * config.views + rehearsed * config.rehearsed_views + watched
 
 
 def finetune(
     config: FinetuneConfig,
     start: ModelVersion,
     train: Sequence[Example],
-    held_out: Sequence[Example],
+    watched: Sequence[Example],
     rehearsal: Sequence[Example],
     run_folder: Path,
     on_progress: Callable[[Progress], None],
@@ -98,9 +98,10 @@ def finetune(
     """Train ``start`` on ``train``; goes on from ``run_folder``'s checkpoint if there is one.
 
     ``config`` is ``choices.settled``: nothing in it is left to be chosen.
-    ``held_out`` is looked at after every pass, and at the end, to stop early and to choose the
-    weights; with none, the mean over the steps of the steady rate is taken, or the last ones if
-    there was none. The captions of ``rehearsal`` are ones that are to stay right.
+    ``watched`` are corrections that are not learnt: their loss, the held-out loss, is looked at
+    after every pass, and at the end, to stop early and to choose the weights. With none, the mean
+    over the steps of the steady rate is taken, or the last weights if there was no such step. The
+    captions of ``rehearsal`` are ones that are to stay right.
     ``on_skip`` is told, in a sentence, of what was left out: a picture, or a checkpoint.
 
     Raises:
@@ -113,20 +114,17 @@ def finetune(
     learner = Learner(config, start)
     features = learner.features(run_folder / SEEN_FILE, on_skip)
     batches = Batches(config, learner.processor, learner.text_config, features, on_skip)
-    held_out = batches.readable(held_out)
+    watched = batches.readable(watched)
     steps_a_pass = math.ceil(len(train) / config.batch_size)
     steps = max(1, round(config.epochs * steps_a_pass))
 
     state = checkpoints.load(run_folder, learner, on_skip)
-    if held_out and state.first_held_out_loss is None:
-        state.first_held_out_loss = learner.loss(batches.as_they_are(held_out))
+    if watched and state.first_held_out_loss is None:
+        state.first_held_out_loss = learner.loss(batches.as_they_are(watched))
     began = time.monotonic() - state.seconds
     saved = reported = time.monotonic()
-    pace = Pace(features, _views(config, len(train), len(rehearsal), len(held_out)))
-    while state.step < steps and state.looks_without_gain < config.patience:
-        done = max(state.step / steps, _share_of_time(state, config))
-        if done >= 1:  # the time is up
-            break
+    pace = Pace(features, _views(config, len(train), len(rehearsal), len(watched)))
+    while (done := _share_done(state, steps, config)) < 1 and _may_gain(state, config):
         pace.step_begins()
         learner.set_rate(done)
         torch.manual_seed(config.seed + state.step)  # of dropout, which a checkpoint may have
@@ -140,8 +138,8 @@ def finetune(
         elif batches.broken.issuperset(example.path for example in train):
             raise TrainingFailed("None of the pictures to train on can be read.")
         state.step += 1
-        if held_out and state.step % steps_a_pass == 0:
-            _look(state, learner, batches.as_they_are(held_out))
+        if watched and state.step % steps_a_pass == 0:
+            _look(state, learner, batches.as_they_are(watched))
         now = time.monotonic()
         state.seconds = now - began
 
@@ -158,8 +156,8 @@ def finetune(
             reported = now
             on_progress(_progress(state, config, steps, steps_a_pass, pace))
 
-    if held_out and state.looked_at != state.step:  # it ended within a pass
-        _look(state, learner, batches.as_they_are(held_out))
+    if watched and state.looked_at != state.step:  # it ended within a pass
+        _look(state, learner, batches.as_they_are(watched))
     checkpoints.save(run_folder, learner, state, on_skip)  # storing it may fail
     learner.take_result()
     learner.step_back()
@@ -175,11 +173,11 @@ def _note(state: State, loss: float) -> None:
     state.loss = loss if math.isnan(state.loss) else state.loss + RECENT * (loss - state.loss)
 
 
-def _look(state: State, learner: Learner, held_out: Iterator[Batch]) -> None:
+def _look(state: State, learner: Learner, watched: Iterator[Batch]) -> None:
     """Whether the last pass was a gain for corrections that are not trained on."""
     state.looked_at = state.step
     with learner.averaged():
-        loss = learner.loss(held_out)
+        loss = learner.loss(watched)
         if math.isnan(loss):  # their pictures are gone
             return
         state.held_out_loss = loss
@@ -191,8 +189,14 @@ def _look(state: State, learner: Learner, held_out: Iterator[Batch]) -> None:
             state.looks_without_gain += 1
 
 
-def _share_of_time(state: State, config: FinetuneConfig) -> float:
-    return state.seconds / (60 * config.minutes) if config.minutes else 0.0
+def _share_done(state: State, steps: int, config: FinetuneConfig) -> float:
+    """Of the training, by steps or by time, whichever is over first."""
+    time_over = state.seconds / (60 * config.minutes) if config.minutes else 0.0
+    return max(state.step / steps, time_over)
+
+
+def _may_gain(state: State, config: FinetuneConfig) -> bool:
+    return state.looks_without_gain < config.patience
 
 
 def _progress(
