@@ -31,28 +31,16 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from PIL import Image, ImageDraw  # noqa: E402
-
 from captionapp.captioning.blip import BlipCaptioner  # noqa: E402
 from captionapp.captioning.captioner import DecodeOptions  # noqa: E402
 from captionapp.captioning.versions import ModelVersions  # noqa: E402
 from captionapp.training.runs import RunState, TrainingRuns  # noqa: E402
+from tests.drawing import pattern  # noqa: E402
 
 #: Kills for each that is wanted, at most.
 TRIES = 10
 #: Seconds within which a process of the application must have got somewhere.
 PATIENCE = 600.0
-
-
-def drawn(number: int) -> Image.Image:
-    """Squares in colours that differ from picture to picture."""
-    chance = random.Random(number)
-    image = Image.new("RGB", (96, 96))
-    pen = ImageDraw.Draw(image)
-    for x in range(0, 96, 12):
-        for y in range(0, 96, 12):
-            pen.rectangle((x, y, x + 11, y + 11), fill=tuple(chance.randbytes(3)))
-    return image
 
 
 class Kills:
@@ -76,7 +64,7 @@ class Kills:
             writer = csv.writer(file)
             writer.writerow(["file_name", "caption"])
             for number in range(24):
-                drawn(number).save(folder / f"{number}.png")
+                pattern(number, 96).save(folder / f"{number}.png")
                 writer.writerow([f"{number}.png", "a blanket of many colours"])
         command = self._command("feedback", "import", str(folder))
         subprocess.run(command, cwd=ROOT, env=self.environment, check=True)
@@ -138,7 +126,7 @@ class Kills:
         try:
             current = self.versions.current()
             captioner = BlipCaptioner.load(current.folder, current.name)
-            captioner.caption([drawn(0)], DecodeOptions(max_new_tokens=5))
+            captioner.caption([pattern(0, 96)], DecodeOptions(max_new_tokens=5))
         except Exception as error:  # that is what is looked for
             self.problems.append(f"the current version does not caption: {error}")
         for version in self.versions.list():

@@ -28,6 +28,19 @@ def corners(size: tuple[int, int] = (48, 32)) -> Image.Image:
     return image
 
 
+def pattern(number: int, size: int = 64) -> Image.Image:
+    """Squares as different as perceptual hashes want them; another number, another picture."""
+    chance = random.Random(number)
+    image = Image.new("RGB", (size, size))
+    pen = ImageDraw.Draw(image)
+    side = size // 8
+    for x in range(0, size, side):
+        for y in range(0, size, side):
+            corner = (x + side - 1, y + side - 1)
+            pen.rectangle((x, y, *corner), fill=tuple(chance.randbytes(3)))
+    return image
+
+
 def photo(size: tuple[int, int], seed: int = 0) -> Image.Image:
     """Something with gradients and noise, as photographs have."""
     noise = random.Random(seed).randbytes(size[0] * size[1] // 16 * 3)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from flask import Flask
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from captionapp import atomic
 from captionapp.captioning.captioner import Caption, DecodeOptions
@@ -33,21 +33,9 @@ from captionapp.training.runs import TrainingRuns
 from captionapp.training.split import Side
 from captionapp.workflow import Workflow
 from tests.conftest import encoded
+from tests.drawing import pattern
 
 CONFIG = FinetuneConfig(min_corrections=3, min_held_out=2, held_out_share=0.25)
-
-
-def pattern(number: int) -> Image.Image:
-    """Squares as different as perceptual hashes want them."""
-    import random
-
-    chance = random.Random(number)
-    image = Image.new("RGB", (64, 64))
-    pen = ImageDraw.Draw(image)
-    for x in range(0, 64, 8):
-        for y in range(0, 64, 8):
-            pen.rectangle((x, y, x + 7, y + 7), fill=tuple(chance.randbytes(3)))
-    return image
 
 
 class Answers:

@@ -10,7 +10,7 @@ from captionapp.training.evaluate import read_picture
 from captionapp.training.retained import keep_on_side, not_trained_on, split_retained
 from captionapp.training.split import Side, Sides
 from captionapp.workflow import Workflow
-from tests.test_training_job import pattern
+from tests.drawing import pattern
 
 
 def test_a_picture_stays_on_its_side_wherever_the_folder_is_and_whatever_else_is_in_it() -> None:

@@ -10,16 +10,7 @@ from click.testing import Result
 from flask.testing import FlaskCliRunner
 
 from captionapp.training.dataset import FeedbackDataset
-from captionapp.workflow import Workflow
 from tests.judging import SAID, Reader, Scene, add_version, imagefolder
-
-
-@pytest.fixture
-def scene(tmp_path: Path, workflow: Workflow) -> Scene:
-    scene = Scene(tmp_path)
-    workflow.versions = scene.versions
-    workflow.promotion = scene.promotion()
-    return scene
 
 
 @pytest.fixture

@@ -11,17 +11,7 @@ from flask.testing import FlaskCliRunner
 
 from captionapp.captioning.versions import ModelVersion
 from captionapp.errors import ModelUnavailable
-from captionapp.workflow import Workflow
 from tests.judging import SAID, Reader, Scene, add_version, imagefolder
-
-
-@pytest.fixture
-def scene(tmp_path: Path, workflow: Workflow) -> Scene:
-    """The application with the versions, answers and captions of a scene."""
-    scene = Scene(tmp_path)
-    workflow.versions = scene.versions
-    workflow.promotion = scene.promotion()
-    return scene
 
 
 @pytest.fixture
