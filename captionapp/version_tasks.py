@@ -57,17 +57,18 @@ class VersionTasks:
         self._log = instance / "evaluations" / "task.log"
 
     def latest(self) -> TaskState | None:
-        """The task that was started last; None if none ever was."""
+        """The task that was started last; None if none ever was, or its trace is damaged."""
         try:
-            state: dict[str, Any] = json.loads(self._state.read_text(encoding="utf-8"))
-            task = Task(state["task"])
+            return self._latest(json.loads(self._state.read_text(encoding="utf-8")))
         except (OSError, ValueError, KeyError, TypeError):
             return None
+
+    def _latest(self, state: dict[str, Any]) -> TaskState:
         running = detached.lives(state)
         said = "" if running else detached.last_line(self._log)
         return TaskState(
             id=str(state["id"]),
-            task=task,
+            task=Task(state["task"]),
             version=str(state["version"]),
             started_at=str(state["started_at"]),
             running=running,

@@ -97,8 +97,9 @@ def test_one_at_a_time_in_its_own_session_and_giving_way(
     assert state is not None and (state.refusal, state.last_line) == ("", "")
 
 
-def test_no_task_or_a_damaged_trace_of_one_is_none(tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", ["", "[]", '{"task": "dance"}', '{"task": "evaluate"}'])
+def test_no_task_or_a_damaged_trace_of_one_is_none(tmp_path: Path, content: str) -> None:
     assert VersionTasks(tmp_path).latest() is None
     (tmp_path / "evaluations").mkdir()
-    (tmp_path / "evaluations" / "task.json").write_text('{"task": "dance"}')
+    (tmp_path / "evaluations" / "task.json").write_text(content)
     assert VersionTasks(tmp_path).latest() is None
