@@ -50,6 +50,8 @@ def evaluate(
     current = flow.versions.current()
     chosen = dict.fromkeys(versions or _newest_trained(flow))
     names = [flow.versions.get(name).name for name in chosen if name != current.name]
+    if retained and not names:
+        raise click.UsageError("--retained judges a version beside the current one: name one.")
     with progress_of_captions() as on_progress:
         if not names:
             given = flow.promotion.prover.folder(data) if data else flow.promotion.prover.held_out()
@@ -126,7 +128,7 @@ def described(report: Report) -> str:
         lines += [
             "",
             f"Blind votes: {report.votes.candidate} for it, {report.votes.current} for the current "
-            f"version, {report.votes.both + report.votes.neither} for neither alone.",
+            f"version, {report.votes.both + report.votes.neither} without a preference.",
         ]
     lines += [*_some(report, "win", "Wins"), *_some(report, "loss", "Losses")]
     if report.skipped:

@@ -10,6 +10,7 @@ from click.testing import Result
 from flask.testing import FlaskCliRunner
 
 from captionapp.training.dataset import FeedbackDataset
+from captionapp.votes import Tally
 from tests.judging import SAID, Reader, Scene, add_version, imagefolder
 
 
@@ -99,6 +100,20 @@ def test_any_imagefolder_will_do(run: Any, scene: Scene) -> None:
     assert run("--data", folder, "--retained", folder).exit_code == 2
     (folder / "metadata.csv").unlink()
     assert run("v1", "--data", folder).exit_code == 1
+
+
+def test_retained_pictures_are_of_no_use_without_a_version(run: Any, scene: Scene) -> None:
+    result = run("--retained", scene.retained)
+    assert result.exit_code == 2 and "name one" in result.stderr
+    scene.trained("v1")
+    assert run("--retained", scene.retained).exit_code == 0
+
+
+def test_votes_are_told(run: Any, scene: Scene) -> None:
+    scene.trained("v1")
+    scene.tally = Tally(candidate=3, current=2, both=1, neither=4)
+    said = "Blind votes: 3 for it, 2 for the current version, 5 without a preference."
+    assert said in run("v1").stdout
 
 
 def test_without_answers_it_says_so(run: Any, scene: Scene) -> None:
