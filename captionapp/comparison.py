@@ -23,7 +23,7 @@ class Pair:
 
 
 class Comparison:
-    """Of the versions of a report, by one browser. ``key`` is the application's secret."""
+    """One browser compares the versions of a report. ``key`` is the application's secret."""
 
     def __init__(self, report: Report, votes: Votes, contributor: str, key: str) -> None:
         self.report = report
@@ -35,7 +35,7 @@ class Comparison:
 
     @property
     def mark(self) -> str:
-        """Of these versions and captions: a vote about others is none about these."""
+        """Tells these versions and captions from others: a vote on others does not count here."""
         said = [(one.image_id, one.current, one.candidate) for one in self.results]
         content = repr((self.report.candidate, self.report.current, said))
         return hashlib.sha256(content.encode()).hexdigest()[:16]

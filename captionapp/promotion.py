@@ -75,8 +75,8 @@ class Promotion:
         """Compare a version with the current one on held-out answers and on retained pictures,
         ask the gate, and keep the report with the version.
 
-        ``retained`` is an imagefolder; without it, it is the one that the version's training was
-        told to retain, else, also if that is gone, the setting's. Only pictures that no training
+        ``retained`` is an imagefolder. By default it is the one that the version's training
+        retained, and the setting's if there was none or it is gone. Only pictures that no training
         has seen judge.
 
         Raises:

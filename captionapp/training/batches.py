@@ -77,10 +77,10 @@ class View:
 
 
 class Batches:
-    """Draws batches; a picture that cannot be read is said once and left out.
+    """Draws batches. A picture that cannot be read is named once, to ``on_skip``, and left out.
 
     ``processor`` and ``text_config`` are the checkpoint's; ``features`` are those of the frozen
-    layers of the vision model, None if all are trained. ``on_skip`` gets a sentence.
+    layers of the vision model, None if all are trained.
     """
 
     def __init__(

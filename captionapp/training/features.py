@@ -100,9 +100,7 @@ class Features:
         file.seek(number * self._record + _KEY_BYTES)
         content = bytearray(file.read(self._numbers))
         check = file.read(_CHECK_BYTES)
-        if (
-            zlib.crc32(content).to_bytes(_CHECK_BYTES) != check
-        ):  # the power failed as it was written
+        if zlib.crc32(content).to_bytes(_CHECK_BYTES) != check:  # the power failed meanwhile
             return None
         return torch.frombuffer(content, dtype=torch.float16).view(self.shape)
 

@@ -107,8 +107,8 @@ _EXAMPLES = ("corrections", "watched", "rehearsal")
 
 
 def unfinished(runs: TrainingRuns) -> list[str]:
-    """The trainings that are under way or can go on, newest first: what came before the last one
-    that was done is over."""
+    """The trainings that are under way or can go on, newest first: those since the last one that
+    was done."""
     states = takewhile(lambda state: state.status != "done", runs.list())
     return [state.id for state in states if Plan.is_there(Run(runs.folder / state.id))]
 
@@ -307,10 +307,10 @@ def _starting(versions: ModelVersions, name: str) -> ModelVersion:
 
 
 def _unanswered(workflow: Workflow, version: str, dataset: FeedbackDataset) -> list[Example]:
-    """Stored pictures without an answer, with what the version said of them: it is not known to be
-    right, but it is what the version says.
+    """Stored pictures of the training side without an answer, with what the version said of them.
+    Nobody knows whether that is right, but the new version is to go on saying it.
 
-    They get their sides too, since they may be corrected one day, or be near to a held-out one.
+    All of them get their sides by this: they may be corrected one day, or be near to one held out.
     """
     answered = workflow.feedback.image_ids()
     said = {

@@ -169,10 +169,10 @@ class Learner:
 
     @torch.no_grad()
     def average(self, steps: int) -> None:
-        """Take the weights into their mean, which is one of ``steps`` then: the mean over steps of
-        a steady rate generalises better than the last of them (Izmailov et al. 2018, "Averaging
-        weights leads to wider optima and better generalization"). With LoRA it is the mean of the
-        matrices, and not of their products."""
+        """Add the weights to their mean, which is over so many ``steps`` then. The mean over the
+        steps of a steady rate generalises better than the weights after the last one (Izmailov et
+        al. 2018, "Averaging weights leads to wider optima and better generalization"). With LoRA it
+        is the mean of the matrices, and not of their products."""
         if self.mean is None:
             self.mean = self._weights()
         for name, mean in self.mean.items():
@@ -219,8 +219,8 @@ class Learner:
 
     @torch.no_grad()
     def step_back(self) -> None:
-        """Go ``way_back`` of the way to the starting weights: on it more of what was known comes
-        back than of what was learnt goes (Wortsman et al. 2022, "Robust fine-tuning")."""
+        """Go ``way_back`` of the way to the starting weights: that brings back more of what was
+        known than it takes of what was learnt (Wortsman et al. 2022, "Robust fine-tuning")."""
         share = self.config.way_back
         if self._lora:  # the product of each pair of matrices is all the difference
             for name, parameter in self.trained.items():

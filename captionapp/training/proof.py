@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Told of captions as they are made: the version, how many of how many are there.
+#: Told of captions as they are made: by which version, how many so far, and of how many.
 OnProgress = Callable[[str, int, int], None]
 
 

@@ -153,9 +153,12 @@ class TrainingRuns:
     def begin(self, run_id: str | None = None, *, handed_over: bool = False) -> Iterator[Run]:
         """Be the one training, as a new run or as one that was there before; keep its state.
 
-        ``handed_over`` by ``start_detached``: whoever wanted it to stop since then still does. What
-        ends the block decides: ``TrainingStopped`` makes the run stopped, another error
-        failed, and its end done. A new run that is refused before it has a plan leaves nothing.
+        ``handed_over``: ``start_detached`` made the run for this process, and may still have the
+        lock; if somebody has asked the run to stop since then, that holds.
+
+        How the block ends decides what became of the run: stopped after ``TrainingStopped``, failed
+        after another error, done otherwise. A new run that is refused before it has a plan leaves
+        nothing.
 
         Raises:
             TrainingBusy: if one is under way.
@@ -187,6 +190,7 @@ class TrainingRuns:
 
     @contextmanager
     def _alone(self, seconds: float, itself: str | None = None) -> Iterator[None]:
+        """With the lock, for which it waits so long, and no other run under way than ``itself``."""
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(self.folder / "training.lock", timeout=seconds):
