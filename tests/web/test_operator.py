@@ -37,3 +37,15 @@ def test_another_scheme_is_not_the_operator(make_app):
     app = make_app(CAPTIONAPP_ADMIN_PASSWORD="open sesame")
     with app.test_request_context(headers={"Authorization": "Bearer open sesame"}):
         assert is_operator() is False
+
+
+def test_a_message_is_kept_for_the_page_that_the_password_opens(make_app):
+    """A browser that is sent to an address outside of where it has given the password asks there
+    without it first; whoever waits for the message never sees that answer."""
+    client = make_app(CAPTIONAPP_ADMIN_PASSWORD="open sesame").test_client()
+    auth = ("", "open sesame")
+    with client.session_transaction() as session:
+        session["_flashes"] = [("problem", "There is one at a time.")]
+    assert "There is one at a time." not in client.get("/models").text
+    assert "There is one at a time." in client.get("/models", auth=auth).text
+    assert "There is one at a time." not in client.get("/models", auth=auth).text
