@@ -197,6 +197,11 @@ def test_limits_are_those_of_uploads(make_app: Any, folder: Path) -> None:
         ),
         (b"file_name,caption\nred.png," + b"x" * 200_000, "cannot be read as CSV"),
         (b"\x89PNG\r\n\x1a\n\0\0\0", "cannot be read as CSV"),
+        (
+            b'file_name,caption\nred.png,x\nred.png,"open\ngreen.png,y\n',
+            "after row 2: is a quotation",
+        ),
+        (b'file_name,caption\nred.png,"a "red" ball"\n', "after row 1: is a quotation"),
     ],
 )
 def test_tables_of_another_form_are_refused(folder: Path, content: bytes, reason: str) -> None:

@@ -78,6 +78,7 @@ def test_a_byte_order_mark_is_no_part_of_the_header(folder: Path) -> None:
         ("file_name,caption\na\0.jpg,x\n", "not the name of a file in the folder"),
         ("file_name,caption\na.jpg,red, and blue\n", "row 2 has more cells than there are columns"),
         ("file_name,caption\na.jpg,x\na.jpg,y\n", "lists a.jpg twice"),
+        ('file_name,caption\na.jpg,x\nb.jpg,"open\nc.jpg,z\n', "after row 2: is a quotation mark"),
     ],
 )
 def test_faults_are_named(folder: Path, text: str, reason: str) -> None:

@@ -131,12 +131,30 @@ def _read(path: Path) -> Iterator[Entry]:
         raise InvalidDataset(f"{path} is not a file.")
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, restkey=_MORE, restval="")
+            reader = csv.DictReader(file, restkey=_MORE, restval="", strict=True)
             columns = _columns(path, reader.fieldnames or ())
-            for number, row in enumerate(reader, start=2):
+            for number, row in numbered(path, reader):
                 yield _entry(path, f"{path.name}, row {number}", row, columns)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InvalidDataset(f"{path} cannot be read as CSV in UTF-8: {error}") from error
+
+
+def numbered(path: Path, reader: csv.DictReader[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """The rows of the table in ``path`` with their numbers; the header is row 1. The reader is
+    strict: else a quotation mark that is never closed makes one caption of all that follows.
+
+    Raises:
+        InvalidDataset: where the quotation marks of a row are wrong.
+    """
+    number = 1
+    try:
+        for number, row in enumerate(reader, start=2):
+            yield number, row
+    except csv.Error as error:
+        raise InvalidDataset(
+            f"{path} cannot be read as CSV after row {number}: is a quotation mark not closed, or"
+            f" not doubled inside of others? ({error})"
+        ) from error
 
 
 def caption_columns(header: Sequence[str]) -> list[str]:

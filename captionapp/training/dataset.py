@@ -10,13 +10,13 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from captionapp.errors import InvalidDataset, NotFound
-from captionapp.feedback.interchange import METADATA, caption_columns
+from captionapp.feedback.interchange import METADATA, caption_columns, numbered
 from captionapp.feedback.rows import FeedbackRow, Verdict
 from captionapp.feedback.text import normalise_caption
 from captionapp.image_store import ImageStore
@@ -58,11 +58,11 @@ def read_imagefolder(folder: Path, *, must_exist: bool = True) -> list[Example]:
     metadata = folder / METADATA
     try:
         with metadata.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, restkey=_MORE)
+            reader = csv.DictReader(file, restkey=_MORE, strict=True)
             columns = _caption_columns(metadata, reader.fieldnames)
             examples = [
                 _example(folder, f"{metadata}, row {number}", row, columns, must_exist)
-                for number, row in enumerate(reader, start=2)
+                for number, row in numbered(metadata, reader)
             ]
     except FileNotFoundError as error:
         raise InvalidDataset(f"{folder} has no {METADATA}.") from error
@@ -90,7 +90,7 @@ def _caption_columns(metadata: Path, names: object) -> list[str]:
 def _example(
     folder: Path,
     where: str,
-    row: dict[str, str | None],
+    row: Mapping[str, str | None],
     columns: list[str],
     must_exist: bool,
 ) -> Example:
