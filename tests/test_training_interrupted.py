@@ -17,13 +17,23 @@ torch = pytest.importorskip("torch")
 
 
 @pytest.mark.parametrize("vision", ["frozen", "upper"])
-@pytest.mark.parametrize(("method", "stop_at"), [("full", 5), ("full", 9), ("lora", 9)])
+@pytest.mark.parametrize(
+    ("method", "stop_at", "watched"), [("full", 5, 2), ("full", 9, 0), ("lora", 9, 2)]
+)
 def test_a_stopped_training_goes_on_as_if_nothing_had_been(
-    checkpoint: Path, pictures: Any, tmp_path: Path, method: str, stop_at: int, vision: str
+    checkpoint: Path,
+    pictures: Any,
+    tmp_path: Path,
+    method: str,
+    stop_at: int,
+    watched: int,
+    vision: str,
 ) -> None:
+    """Before and while the mean of the weights is made, which is the result if nothing is
+    watched."""
     start = seeing_version(checkpoint, tmp_path / "seeing", dropout=0.1)
     train = pictures("a red cat on the beach", 6)
-    sets = train, train[:2], pictures("a dog", 5)
+    sets = train, train[:watched], pictures("a dog", 5)
     config = replace(CONFIG, epochs=6, method=method, vision=vision, upper_layers=1)
     whole = Training(start, tmp_path / "whole").run(config, *sets)
     with pytest.raises(TrainingStopped, match=f"after step {stop_at} of 12"):
@@ -31,10 +41,13 @@ def test_a_stopped_training_goes_on_as_if_nothing_had_been(
     again = Training(start, tmp_path / "parts")
     parts = again.run(config, *sets)
     assert again.asked == 12 - stop_at  # steps that were left
-    assert whole.figures["best_step"] > stop_at  # what came after it counts
     one, two = weights(whole.folder), weights(parts.folder)
     assert all(torch.allclose(one[name], two[name], atol=1e-5) for name in one)
-    assert whole.figures["best_held_out_loss"] == pytest.approx(parts.figures["best_held_out_loss"])
+    assert whole.figures["averaged"] == parts.figures["averaged"] == 6
+    if watched:
+        assert whole.figures["best_step"] > stop_at  # what came after it counts
+        losses = [one.figures["best_held_out_loss"] for one in (whole, parts)]
+        assert losses[0] == pytest.approx(losses[1])
 
 
 def test_a_broken_picture_is_told_and_left_out(

@@ -115,7 +115,9 @@ def _shown(measure: Measure, figures: Figures) -> str:
 
 def described(report: Report) -> str:
     """For a person: the verdict, the slices, some wins and losses, the reasons of the gate."""
-    lines = [_verdict(report), "", _slices(report)]
+    lines = [_verdict(report)]
+    if report.slices:
+        lines += ["", _slices(report)]
     if report.retained:
         kept = report.retained
         lines += [
