@@ -92,7 +92,7 @@ class VersionTasks:
             if other is not None and other.running:
                 raise TaskBusy(
                     Sentence(
-                        "%(version)s is being judged since %(since)s; there is one at a time."
+                        "%(version)s is being judged (since %(since)s); there is one at a time."
                         " Wait for it.",
                         version=other.version,
                         since=other.started_at,

@@ -268,8 +268,8 @@ def _busy(other: RunState | None) -> Sentence:
     if other is None or not other.active:
         return Sentence("A training is under way; there is one at a time. Wait for it, or stop it.")
     return Sentence(
-        "A training is under way since %(since)s (process %(process)s); there is one at a time."
-        " Wait for it, or stop it.",
+        "A training has been under way since %(since)s (process %(process)s); there is one at a"
+        " time. Wait for it, or stop it.",
         since=other.started_at,
         process=str(other.pid),
     )

@@ -51,7 +51,9 @@ def vote() -> ResponseReturnValue:
     pair = comparison.pair(form.image_id.data) if comparison else None
     if comparison is None or pair is None or comparison.mark != form.mark.data:
         flash(
-            gettext("The versions have been evaluated anew meanwhile; that vote was not kept."),
+            gettext(
+                "The versions have been evaluated again in the meantime; that vote was not kept."
+            ),
             "problem",
         )
         return back

@@ -192,13 +192,13 @@ def test_an_evaluation_arrives(app, running, visit, versions, monkeypatch, scrip
     monkeypatch.setattr(detached, "start", start)
     page = visit(running(app), java_script_enabled=script, http_credentials=OPERATOR).page
     page.goto(f"/models/{versions[0]}")
-    page.get_by_role("button", name="Compare it anew").click()
+    page.get_by_role("button", name="Compare it again").click()
     expect(page.get_by_text("It is being compared with the current version.")).to_be_visible()
     lives[0] = False
     if not script:
         page.get_by_role("link", name="Look again").click()
     expect(page.get_by_text("There are no held-out answers")).to_be_visible(timeout=SOON)
-    expect(page.get_by_role("button", name="Compare it anew")).to_be_visible()
+    expect(page.get_by_role("button", name="Compare it again")).to_be_visible()
 
 
 @SCRIPT

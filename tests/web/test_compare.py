@@ -112,7 +112,7 @@ def test_an_evaluation_meanwhile_makes_the_vote_void(app, client, workflow, pict
     said = [(pictures[0], "a ball", "NEWER", "OLD one")]
     keep(Path(app.instance_path), report("trained-1", "fake-1", said, [(1.0, 0.5)]))
     vote(client, page, "a")
-    assert "evaluated anew" in client.get("/compare", auth=PASSWORD).text
+    assert "evaluated again" in client.get("/compare", auth=PASSWORD).text
     assert Votes(workflow.records).tally("trained-1", "fake-1") == Tally()
 
 

@@ -116,7 +116,7 @@ def test_what_ended_early_says_why_and_can_go_on(app, client, started, status):
     folder = trace(app, status, "The disk <is> full.")
     (folder / "plan.json").write_text("{}")
     page = client.get("/models", auth=PASSWORD).text
-    assert "The disk &lt;is&gt; full." in page and "Go on with the last one" in page
+    assert "The disk &lt;is&gt; full." in page and "Resume the last one" in page
     client.post("/models/training", data={"resume": RUN}, auth=PASSWORD)
     assert started == [([], RUN)]
 
@@ -125,7 +125,7 @@ def test_what_ended_before_it_had_a_plan_cannot_go_on(app, client):
     """As one with too few corrections does."""
     trace(app, "failed", "There are 3 corrected pictures.")
     page = client.get("/models", auth=PASSWORD).text
-    assert "3 corrected pictures" in page and "Go on with" not in page
+    assert "3 corrected pictures" in page and "Resume the" not in page
     before = trace(app, "stopped", run="20261031-100000-ab12")  # that can
     (before / "plan.json").write_text("{}")
     page = client.get("/models", auth=PASSWORD).text
@@ -135,7 +135,7 @@ def test_what_ended_before_it_had_a_plan_cannot_go_on(app, client):
 def test_a_training_that_is_done_leads_to_its_version(app, client):
     trace(app, "done", version="trained-1")
     page = client.get("/models", auth=PASSWORD).text
-    assert 'href="/models/trained-1"' in page and "Go on with" not in page
+    assert 'href="/models/trained-1"' in page and "Resume the" not in page
 
 
 def test_events_tell_of_a_run_until_it_ends(app, client, monkeypatch):
