@@ -224,6 +224,21 @@ def test_a_missing_picture_of_the_folder_is_told(
     assert plan.rehearsal and len(said) == 1 and "7.png" in said[0]
 
 
+def test_a_folder_of_which_nothing_can_be_rehearsed_is_refused(
+    workflow: Workflow, answers: Answers, retained: Path
+) -> None:
+    """Who asks that something is kept must not get a version that has forgotten it."""
+    for _ in range(6):
+        answers.answered("a cat")
+    for picture in retained.glob("*.png"):
+        picture.unlink()
+    with pytest.raises(InvalidDataset, match="no picture that can be rehearsed"):
+        make_plan(workflow, CONFIG, retained, lambda _: None)
+    (retained / "metadata.csv").write_text("file_name,caption\n")
+    with pytest.raises(InvalidDataset, match="no picture that can be rehearsed"):
+        make_plan(workflow, CONFIG, retained, refuse)
+
+
 def test_a_folder_that_is_no_imagefolder_is_refused(
     workflow: Workflow, answers: Answers, tmp_path: Path
 ) -> None:

@@ -57,6 +57,8 @@ def evaluate(
             given = flow.promotion.prover.folder(data) if data else flow.promotion.prover.held_out()
             figures = flow.promotion.prover.figures(current, given, on_progress)
             reports: list[Report] = []
+            if given.skipped:
+                click.echo(_left_out(given.skipped), err=True)
         else:
             reports = [
                 flow.promotion.evaluate_on(name, data, on_progress)
@@ -134,11 +136,15 @@ def described(report: Report) -> str:
         ]
     lines += [*_some(report, "win", "Wins"), *_some(report, "loss", "Losses")]
     if report.skipped:
-        lines += ["", f"Left out, as they cannot be read: {', '.join(report.skipped)}."]
+        lines += ["", _left_out(report.skipped)]
     if report.refusals:
         lines += ["", f"{report.candidate} would not be promoted:"]
         lines += [f"- {reason}" for reason in report.refusals]
     return "\n".join(lines)
+
+
+def _left_out(pictures: Sequence[str]) -> str:
+    return f"Left out, as they cannot be read: {', '.join(pictures)}."
 
 
 def _verdict(report: Report) -> str:

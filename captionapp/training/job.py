@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from captionapp import atomic
 from captionapp.errors import (
+    InvalidDataset,
     ModelUnavailable,
     TooFewRows,
     TrainingFailed,
@@ -131,7 +132,7 @@ def make_plan(
 
     Raises:
         TooFewRows: if there are too few corrections to learn from.
-        InvalidDataset: if ``retain`` is not an imagefolder.
+        InvalidDataset: if ``retain`` is not an imagefolder, or nothing of it can be rehearsed.
         ModelUnavailable, FeedbackStoreError.
     """
     start = workflow.versions.current()
@@ -222,6 +223,11 @@ def _retained(
         rehearsed = chance.sample(rehearsed, config.rehearsed_at_most)
     kept = keep_on_side(rehearsed, sides, Side.TRAIN, on_skip)
     keep_on_side(judging, sides, Side.HELD_OUT, on_skip)
+    if config.rehearsed_at_most and not kept:
+        raise InvalidDataset(
+            f"{folder} has no picture that can be rehearsed: they are missing, cannot be read, or "
+            "are held out to judge by. Name a folder with others."
+        )
     return kept, {
         "folder": str(folder),
         "held_out_share": config.retain_held_out,

@@ -103,6 +103,17 @@ def test_any_imagefolder_will_do(run: Any, scene: Scene) -> None:
     assert run("v1", "--data", folder).exit_code == 1
 
 
+def test_a_picture_that_is_gone_is_named_with_and_without_a_version(run: Any, scene: Scene) -> None:
+    folder = imagefolder(scene.folder / "data", range(3))
+    gone = sorted(folder.glob("*.png"))[0]
+    gone.unlink()
+    said = f"Left out, as they cannot be read: {gone.name}."
+    alone = run("--data", folder, "--json")
+    assert said in alone.stderr and json.loads(alone.stdout)["current"]["figures"]["pictures"] == 2
+    scene.trained("v1")
+    assert said in run("v1", "--data", folder).stdout
+
+
 def test_retained_pictures_are_of_no_use_without_a_version(run: Any, scene: Scene) -> None:
     result = run("--retained", scene.retained)
     assert result.exit_code == 2 and "name one" in result.stderr
