@@ -26,7 +26,7 @@ __version__ = "0.1.0"
 def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     """The application.
 
-    ``config`` goes over every other source of settings: ``CAPTIONAPP_...`` names are ours, the rest
+    ``config`` overrides every other source of settings: ``CAPTIONAPP_...`` names are ours, the rest
     are Flask's. Nothing is loaded here: torch is imported when a model is first asked for.
 
     Raises:

@@ -60,7 +60,7 @@ def _forgetful(report: Report, settings: Settings) -> Sequence[str]:
     if report.retained is None:
         return (
             "nothing says whether it has forgotten what it could: no retained pictures are known; "
-            "name a folder with --retained DIR or CAPTIONAPP_RETAIN, or go over this with "
+            "name a folder with --retained DIR or CAPTIONAPP_RETAIN, or override this with "
             "--force REASON",
         )
     if report.retained.pictures < settings.min_retained:

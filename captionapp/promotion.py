@@ -282,7 +282,7 @@ class Promotion:
         if self.versions.model_setting:
             raise PromotionRefused(
                 Sentence(
-                    "CAPTIONAPP_MODEL names %(model)s, which goes over every promotion."
+                    "CAPTIONAPP_MODEL names %(model)s, which overrides every promotion."
                     " Take it out of the settings and restart the server first.",
                     model=self.versions.model_setting,
                 )

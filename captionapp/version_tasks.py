@@ -77,7 +77,7 @@ class VersionTasks:
         )
 
     def start(self, task: Task, version: str, force_reason: str = "") -> TaskState:
-        """Begin a task. A promotion with a reason goes over what the gate says.
+        """Begin a task. A promotion with a reason overrides what the gate says.
 
         Raises:
             TaskBusy: if one is under way.

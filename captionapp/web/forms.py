@@ -200,7 +200,7 @@ class ForceForm(Form):
     """``POST /models/<version>/promote`` with ``force``: over what the gate says, and why."""
 
     reason = TextAreaField(
-        lazy_gettext("Why it is to be served all the same"),
+        lazy_gettext("Why it should be served anyway"),
         validators=[
             DataRequired(lazy_gettext("Write why it is to be served although it was refused.")),
             Length(

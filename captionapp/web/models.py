@@ -119,7 +119,7 @@ def confirm_promotion(version: str) -> str:
 
 @blueprint.post("/<version>/promote")
 def promote(version: str) -> ResponseReturnValue:
-    """Ask the gate; with the field ``force``, go over it, which takes a written reason."""
+    """Ask the gate; with the field ``force``, override it, which takes a written reason."""
     require_operator()
     workflow().versions.get(version)
     reason = ""

@@ -134,7 +134,7 @@ def test_a_promotion_is_confirmed_first(client, instance, commands):
     add_version(instance, "trained-1", "fake-1")
     page = client.get("/models/trained-1/promote", auth=PASSWORD).text
     assert "instead of <code>fake-1</code>" in page and "The gate is asked first" in page
-    assert "all the same" not in page and commands == []
+    assert "anyway" not in page and commands == []
     given = client.post("/models/trained-1/promote", auth=PASSWORD)
     assert (given.status_code, given.location) == (303, "/models/trained-1")
     assert commands == [["model", "promote", "trained-1"]]
@@ -158,7 +158,7 @@ def test_a_refusal_is_shown_and_gone_over_with_a_written_reason_only(client, ins
     page = client.get("/models/trained-1", auth=PASSWORD).text
     assert "was not promoted: it is &lt;worse&gt;; it forgets." in page and 'role="alert"' in page
     page = client.get("/models/trained-1/promote", auth=PASSWORD).text
-    assert "Promote it all the same" in page and "it is &lt;worse&gt;" in page
+    assert "Promote it anyway" in page and "it is &lt;worse&gt;" in page
     for reason in ("", " \n ", "x" * 501):
         given = client.post(
             "/models/trained-1/promote", data={"force": "1", "reason": reason}, auth=PASSWORD
@@ -178,7 +178,7 @@ def test_a_report_that_refuses_offers_the_way_over_it(client, instance):
     made = report("trained-1", "fake-1", pictures(3), [(1.0, 0.5)] * 3, refusals=("too few",))
     keep(instance, made)
     page = client.get("/models/trained-1/promote", auth=PASSWORD).text
-    assert "<li>too few</li>" in page and "Promote it all the same" in page
+    assert "<li>too few</li>" in page and "Promote it anyway" in page
     old = report("trained-1", "fake-0", pictures(3), [(1.0, 0.5)] * 3, refusals=("too few",))
     keep(instance, old)  # against a version that is not current any more
     assert "too few" not in client.get("/models/trained-1/promote", auth=PASSWORD).text
