@@ -106,6 +106,16 @@ def test_a_small_model_learns_with_its_upper_layers_and_a_large_one_without(
     assert choices.settled(replace(config, vision="upper"), start, 100).vision == "upper"
 
 
+def test_all_weights_learn_if_the_model_is_small_and_half_of_the_memory_is_enough() -> None:
+    from captionapp.training.choices import _affordable
+
+    room = 2 * 7 * 4 * 10_000_000  # bytes, of which half may be taken
+    assert _affordable(10_000_000, room) == "full"
+    assert _affordable(10_000_000, room - 2) == "lora"
+    assert _affordable(149_999_999, 10**12) == "full"
+    assert _affordable(150_000_000, 10**12) == "lora"
+
+
 def test_operations_of_layers_that_learn() -> None:
     """6 x 7.08 million weights x 577 places for a layer of BLIP-base's shape."""
     from transformers import BlipConfig
