@@ -59,14 +59,14 @@ def _not_better(report: Report, settings: Settings) -> Sequence[str]:
 def _forgetful(report: Report, settings: Settings) -> Sequence[str]:
     if report.retained is None:
         return (
-            "nothing says whether it has forgotten what it could: no retained pictures are known; "
+            "nothing says whether it has forgotten what it knew: no retained pictures are known; "
             "name a folder with --retained DIR or CAPTIONAPP_RETAIN, or override this with "
             "--force REASON",
         )
     if report.retained.pictures < settings.min_retained:
         return (
             f"{report.retained.pictures} retained pictures do not show whether it has forgotten "
-            f"what it could: {settings.min_retained} are needed (CAPTIONAPP_MIN_RETAINED)",
+            f"what it knew: {settings.min_retained} are needed (CAPTIONAPP_MIN_RETAINED)",
         )
     if not report.retained.current_figures.cider:
         return (

@@ -31,7 +31,7 @@ def promote(version: str, retained: Path | None, force: str | None) -> None:
     """Make a version the current one; running servers follow within seconds.
 
     A trained version has to be shown to be better on held-out corrections, not to have forgotten
-    what it could, and not to say the same of every picture. Any version has to load.
+    what it knew, and not to say the same of every picture. Any version has to load.
     """
     with progress_of_captions() as on_progress:
         change = workflow().promotion.promote(version, force, retained, on_progress)
