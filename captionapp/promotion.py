@@ -179,16 +179,19 @@ class Promotion:
         """
         self._must_follow_the_pointer()
         history = self.versions.pointer.history()
-        if not history or not history[-1].previous:
-            raise PromotionRefused(
-                Sentence("There is no version to go back to: none was current before this one.")
-            )
-        last = history[-1]
-        if leave is not None and last.version != leave:
+        last = history[-1] if history else None
+        if last and leave is not None and last.version != leave:
             raise PointerMoved(
                 Sentence(
                     "Another version is current by now: %(name)s. Look at what there is.",
                     name=last.version,
+                )
+            )
+        if not last or not last.previous:
+            raise PromotionRefused(
+                Sentence(
+                    "There is no version to go back to from the current one;"
+                    " another one can be promoted."
                 )
             )
         known = [one for one in history if one.version == last.previous]

@@ -153,7 +153,7 @@ def test_a_pulled_version_is_promoted_freely(scene: Scene) -> None:
 
 def test_rollback_goes_back_one_by_one(scene: Scene) -> None:
     promotion = scene.promotion()
-    with pytest.raises(PromotionRefused, match="none was current before"):
+    with pytest.raises(PromotionRefused, match="no version to go back to"):
         promotion.rollback()
     for name in ("v1", "v2", "v3"):
         add_version(scene.versions, name, origin="pulled")
@@ -205,6 +205,11 @@ def test_asking_twice_goes_back_once(scene: Scene) -> None:
     with pytest.raises(PointerMoved, match="Another version is current by now: v1"):
         promotion.rollback(leave="v2")
     assert scene.versions.current().name == "v1"
+    promotion.rollback(leave="v1")  # to the first; there is no other before it
+    with pytest.raises(
+        PointerMoved, match=f"Another version is current by now: {scene.shipped.name}"
+    ):
+        promotion.rollback(leave="v1")
 
 
 def test_what_somebody_else_promoted_meanwhile_is_not_overwritten(scene: Scene) -> None:

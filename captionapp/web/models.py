@@ -146,6 +146,9 @@ def rollback() -> ResponseReturnValue:
         change = workflow().promotion.rollback(leave=request.form.get("from", ""))
     except PromotionRefused as error:
         flash(translated(error), "problem")
+    except OSError as error:
+        why = error.strerror or error
+        flash(gettext("The way back could not be kept on the disk: %(why)s.", why=why), "problem")
     else:
         news = gettext(
             "%(version)s is the current version again. Workers follow at once.",

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 from pathlib import Path
 
 import pytest
 
-from captionapp import detached
+from captionapp import atomic, detached
 from captionapp.version_tasks import VersionTasks
 from tests.web.versions import add_version, keep, report
 
@@ -214,6 +216,23 @@ def test_a_rollback_is_confirmed_and_happens_once(client, workflow, instance):
         "/models/rollback", data={"from": "trained-3"}, auth=PASSWORD, follow_redirects=True
     )
     assert "Another version is current by now: trained-2" in again.text
+    assert workflow.versions.pointer.last().version == "trained-2"
+
+
+def test_a_rollback_that_the_disk_refuses_is_said(client, workflow, instance, monkeypatch):
+    for name in ("trained-1", "trained-2"):
+        add_version(instance, name, "fake-1")
+    workflow.versions.set_current("trained-1", "", "first")
+    workflow.versions.set_current("trained-2", "trained-1", "second")
+
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(atomic, "write", full)
+    page = client.post(
+        "/models/rollback", data={"from": "trained-2"}, auth=PASSWORD, follow_redirects=True
+    )
+    assert page.status_code == 200 and "No space left on device." in page.text
     assert workflow.versions.pointer.last().version == "trained-2"
 
 
