@@ -162,6 +162,8 @@ def test_a_stop_right_after_the_start_is_heard(
     state = runs.start_detached([])
     runs.request_stop(state.id)
     assert started == [["model", "finetune", "--run", state.id]]
+    with pytest.raises(TrainingBusy), runs.begin(state.id):  # --resume takes neither
+        pass
     with pytest.raises(TrainingStopped), runs.begin(state.id, handed_over=True) as run:
         assert run.stop_requested()
         raise TrainingStopped("Stopped.")

@@ -165,7 +165,8 @@ class TrainingRuns:
             NotFound: if there is no such run.
             OSError: if the folder cannot be written.
         """
-        with self._alone(HANDOVER_SECONDS if handed_over else 0, itself=run_id):
+        seconds, itself = (HANDOVER_SECONDS, run_id) if handed_over else (0, None)
+        with self._alone(seconds, itself):
             run = self._new() if run_id is None else Run(self.folder / self.get(run_id).id)
             if not handed_over:
                 (run.folder / "stop").unlink(missing_ok=True)
