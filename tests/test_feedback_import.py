@@ -202,6 +202,7 @@ def test_limits_are_those_of_uploads(make_app: Any, folder: Path) -> None:
             "after row 2: is a quotation",
         ),
         (b'file_name,caption\nred.png,"a "red" ball"\n', "after row 1: is a quotation"),
+        (b'file_name,caption\nred.png,"a ball" \n', "after row 1.*or is there a blank behind it"),
     ],
 )
 def test_tables_of_another_form_are_refused(folder: Path, content: bytes, reason: str) -> None:

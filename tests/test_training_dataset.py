@@ -58,6 +58,11 @@ def test_text_is_the_caption_where_no_column_is_called_that(folder, table, capti
     assert read_imagefolder(folder)[0].captions == captions
 
 
+def test_quotation_marks_in_a_cell_without_any_around_it_are_its_own(folder: Path) -> None:
+    write(folder, 'file_name,caption\na.jpg,a 5" disk and a "stop" sign\n')
+    assert read_imagefolder(folder)[0].captions == ('a 5" disk and a "stop" sign',)
+
+
 def test_a_byte_order_mark_is_no_part_of_the_header(folder: Path) -> None:
     write(folder, "file_name,caption\na.jpg,ein Bär\n", encoding="utf-8-sig")
     assert read_imagefolder(folder)[0].captions == ("ein Bär",)

@@ -152,8 +152,8 @@ def numbered(path: Path, reader: csv.DictReader[str]) -> Iterator[tuple[int, dic
             yield number, row
     except csv.Error as error:
         raise InvalidDataset(
-            f"{path} cannot be read as CSV after row {number}: is a quotation mark not closed, or"
-            f" not doubled inside of others? ({error})"
+            f"{path} cannot be read as CSV after row {number}: is a quotation mark not closed, not"
+            f" doubled inside of others, or is there a blank behind it? ({error})"
         ) from error
 
 
