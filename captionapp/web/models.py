@@ -148,7 +148,7 @@ def rollback() -> ResponseReturnValue:
         flash(translated(error), "problem")
     except OSError as error:
         why = error.strerror or error
-        flash(gettext("The way back could not be kept on the disk: %(why)s.", why=why), "problem")
+        flash(gettext("The rollback could not be stored: %(why)s.", why=why), "problem")
     else:
         news = gettext(
             "%(version)s is the current version again. Workers follow at once.",

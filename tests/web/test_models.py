@@ -232,7 +232,8 @@ def test_a_rollback_that_the_disk_refuses_is_said(client, workflow, instance, mo
     page = client.post(
         "/models/rollback", data={"from": "trained-2"}, auth=PASSWORD, follow_redirects=True
     )
-    assert page.status_code == 200 and "No space left on device." in page.text
+    said = "The rollback could not be stored: No space left on device."
+    assert page.status_code == 200 and said in page.text
     assert workflow.versions.pointer.last().version == "trained-2"
 
 
