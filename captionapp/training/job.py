@@ -225,8 +225,9 @@ def _retained(
     keep_on_side(judging, sides, Side.HELD_OUT, on_skip)
     if config.rehearsed_at_most and not kept:
         raise InvalidDataset(
-            f"{folder} has no picture that can be rehearsed: they are missing, cannot be read, or "
-            "are held out to judge by. Name a folder with others."
+            f"{folder} has no picture that can be rehearsed: what it lists is missing, cannot be "
+            "read, or is held out to judge by. Name another folder with --retain DIR or "
+            "CAPTIONAPP_RETAIN."
         )
     return kept, {
         "folder": str(folder),
