@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +36,7 @@ OUR_COLUMNS = (
 #: Contributor of every imported row.
 IMPORTED = "import"
 #: Where the csv module puts cells beyond the last column.
-_MORE = "\0more"
+MORE = "\0more"
 _CAPTIONS = re.compile(r"caption(_\d+)?")
 _HEX_ID = re.compile(r"[0-9a-f]{32}")
 _STAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?Z")
@@ -131,7 +131,7 @@ def _read(path: Path) -> Iterator[Entry]:
         raise InvalidDataset(f"{path} is not a file.")
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, restkey=_MORE, restval="", strict=True)
+            reader = table_reader(file)
             columns = _columns(path, reader.fieldnames or ())
             for number, row in numbered(path, reader):
                 yield _entry(path, f"{path.name}, row {number}", row, columns)
@@ -139,9 +139,14 @@ def _read(path: Path) -> Iterator[Entry]:
         raise InvalidDataset(f"{path} cannot be read as CSV in UTF-8: {error}") from error
 
 
+def table_reader(file: Iterable[str]) -> csv.DictReader[str]:
+    """Of a table's rows; missing cells are empty, those beyond the last column under ``MORE``. It
+    is strict: else a quotation mark that is never closed makes one caption of all that follows."""
+    return csv.DictReader(file, restkey=MORE, restval="", strict=True)
+
+
 def numbered(path: Path, reader: csv.DictReader[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    """The rows of the table in ``path`` with their numbers; the header is row 1. The reader is
-    strict: else a quotation mark that is never closed makes one caption of all that follows.
+    """The rows of the table in ``path`` with their numbers; the header is row 1.
 
     Raises:
         InvalidDataset: where the quotation marks of a row are wrong.
@@ -181,7 +186,7 @@ def _entry(path: Path, where: str, row: Mapping[str, str], columns: Sequence[str
     file, *texts = (row[name] for name in columns)
     text = next((text for text in texts if text.strip()), "")
     problem = "" if text else "There is no text for it."
-    if _MORE in row:
+    if MORE in row:
         problem = "It has more cells than there are columns: is a comma not in quotation marks?"
     ours = row if columns[0] == "file_name" else {}
     if text and _is_unanswered(text, ours):

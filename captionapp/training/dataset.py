@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from captionapp.errors import InvalidDataset, NotFound
-from captionapp.feedback.interchange import METADATA, caption_columns, numbered
+from captionapp.feedback.interchange import METADATA, MORE, caption_columns, numbered, table_reader
 from captionapp.feedback.rows import FeedbackRow, Verdict
 from captionapp.feedback.text import normalise_caption
 from captionapp.image_store import ImageStore
@@ -31,9 +31,6 @@ __all__ = [
     "normalise_caption",
     "read_imagefolder",
 ]
-
-#: Where the csv module puts cells beyond the last column.
-_MORE = "\0more"
 
 
 @dataclass(frozen=True)
@@ -58,7 +55,7 @@ def read_imagefolder(folder: Path, *, must_exist: bool = True) -> list[Example]:
     metadata = folder / METADATA
     try:
         with metadata.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, restkey=_MORE, strict=True)
+            reader = table_reader(file)
             columns = _caption_columns(metadata, reader.fieldnames)
             examples = [
                 _example(folder, f"{metadata}, row {number}", row, columns, must_exist)
@@ -90,14 +87,14 @@ def _caption_columns(metadata: Path, names: object) -> list[str]:
 def _example(
     folder: Path,
     where: str,
-    row: Mapping[str, str | None],
+    row: Mapping[str, str],
     columns: list[str],
     must_exist: bool,
 ) -> Example:
     """One row of the metadata; ``where`` begins the message of an error."""
-    name = row["file_name"] or ""
-    captions = tuple(text.strip() for column in columns if (text := row[column]) and text.strip())
-    if _MORE in row:
+    name = row["file_name"]
+    captions = tuple(text.strip() for column in columns if (text := row[column]).strip())
+    if MORE in row:
         raise InvalidDataset(
             f"{where} has more cells than there are columns: is a comma not in quotation marks?"
         )
